@@ -1,0 +1,1 @@
+"""Building and running one agent: models, and the boundary to agno."""

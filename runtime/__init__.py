@@ -1,0 +1,1 @@
+"""The scheduler, the worker, the command line and the chat."""

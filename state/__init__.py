@@ -1,0 +1,1 @@
+"""The only room with SQL: the pool, the migrations and every table."""

@@ -1,0 +1,1 @@
+"""What agents can call: the tool contract and the built-in tools."""

@@ -13,11 +13,15 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call a model asked for; `arguments` is the JSON text as the model gave it, valid or not."""
+    """One call a model asked for; `arguments` is the JSON text as the model gave it, valid or not.
+
+    `signature` is opaque text that the provider wants back with the call (Gemini's thought signature).
+    """
 
     id: str
     name: str
     arguments: str
+    signature: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,10 @@ class ModelRateLimited(ModelError):
 
 class AnswerTruncated(ModelError):
     """The answer stopped before it was whole: a cut stream, or the token limit in the middle of it."""
+
+
+class AnswerMalformed(ModelError):
+    """The answer is whole but unreadable: the model or its server broke the protocol."""
 
 
 class AnswerBlocked(ModelError):

@@ -1,0 +1,137 @@
+"""The hot path: claim tasks, finish them with their snapshots in one fenced transaction, take over dead workers' ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from cirkelline.state import jsonb
+from cirkelline.state.connection import Conn
+
+DEATHS_ALLOWED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that this worker owns until it finishes, releases or loses it; (worker, attempt) is its fence."""
+
+    id: UUID
+    agent_id: UUID
+    task_type: str | None
+    payload: Any
+    session_id: UUID | None
+    user_id: UUID | None
+    attempt: int
+    definition_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a run ended. `operations` are the JSON operations on the agent's state, kept only when it completed.
+
+    `result` is `{"output": …}` or `{"error": {"type", "message"}}`; `messages` go to the task's session.
+    """
+
+    task_id: UUID
+    attempt: int
+    status: Literal["completed", "failed", "cancelled"]
+    result: Any
+    error: str | None = None
+    tokens: int = 0
+    operations: Sequence[Any] = ()
+    messages: Sequence[tuple[str, str]] = field(default=())
+
+    def as_json(self) -> str:
+        """Return the run as `runtime.finish_tasks` reads it. Raises: TypeError, ValueError for what is not JSON."""
+        return jsonb.dumps(
+            {
+                "task": str(self.task_id),
+                "attempt": self.attempt,
+                "status": self.status,
+                "result": self.result,
+                "error": self.error,
+                "tokens": self.tokens,
+                "operations": list(self.operations),
+                "messages": [{"role": role, "content": content} for role, content in self.messages],
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What the database wrote for a run; a task missing from the answer had been lost to another worker."""
+
+    id: UUID
+    status: str
+    state_version: int | None
+    error: str | None
+
+
+CLAIM: Final = """
+SELECT id, agent_id, task_type, payload, session_id, user_id, attempt, definition_version
+  FROM runtime.claim_tasks(%(worker)s::uuid, %(agents)s::uuid[], %(slots)s::integer, %(session)s::uuid)
+"""
+
+
+async def claim(
+    conn: Conn, worker: UUID, agents: Sequence[UUID], *, slots: int, session: UUID | None = None
+) -> list[Claim]:
+    """Claim up to `slots` tasks of these agents, highest priority first; with `session`, only that session's."""
+    async with conn.cursor(row_factory=class_row(Claim)) as cursor:
+        await cursor.execute(CLAIM, {"worker": worker, "agents": list(agents), "slots": slots, "session": session})
+        return await cursor.fetchall()
+
+
+FINISH: Final = """
+SELECT id, status, state_version, error
+  FROM runtime.finish_tasks(%(worker)s::uuid, %(runs)s::jsonb, %(state_limit)s::integer)
+"""
+
+
+async def finish(conn: Conn, worker: UUID, runs: Sequence[str], *, state_limit: int) -> list[Finished]:
+    """Write these ended runs (each `Finish.as_json()`) in one transaction and return what was written.
+
+    Raises: psycopg.Error for the whole batch when one of them cannot be stored.
+    """
+    async with conn.cursor(row_factory=class_row(Finished)) as cursor:
+        await cursor.execute(
+            FINISH, {"worker": worker, "runs": "[" + ",".join(runs) + "]", "state_limit": state_limit}
+        )
+        return await cursor.fetchall()
+
+
+RELEASE: Final = "SELECT runtime.release_tasks(%(worker)s::uuid, %(tasks)s::uuid[], %(reason)s::text)"
+
+
+async def release(conn: Conn, worker: UUID, tasks: Sequence[UUID], *, reason: str) -> int:
+    """Give claimed tasks back unfinished, in their old place in line; return how many were still ours."""
+    row = await (await conn.execute(RELEASE, {"worker": worker, "tasks": list(tasks), "reason": reason})).fetchone()
+    return int(row[0]) if row else 0
+
+
+TAKE_OVER: Final = "SELECT runtime.take_over(%(deaths)s::integer, %(state_limit)s::integer)"
+
+
+async def take_over(conn: Conn, *, state_limit: int) -> int:
+    """Put the tasks of workers whose lease has lapsed back in line; return how many."""
+    row = await (await conn.execute(TAKE_OVER, {"deaths": DEATHS_ALLOWED, "state_limit": state_limit})).fetchone()
+    return int(row[0]) if row else 0
+
+
+OUTSTANDING: Final = """
+SELECT count(*) FROM (
+    SELECT task_id FROM runtime.queue WHERE agent_id = ANY (%(agents)s::uuid[])
+    UNION ALL
+    SELECT task_id FROM runtime.claims
+) work
+"""
+
+
+async def outstanding(conn: Conn, agents: Sequence[UUID]) -> int:
+    """Return how many tasks of these agents are in line, plus how many any worker is running."""
+    row = await (await conn.execute(OUTSTANDING, {"agents": list(agents)})).fetchone()
+    return int(row[0]) if row else 0

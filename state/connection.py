@@ -1,0 +1,109 @@
+"""The door to PostgreSQL: one pool of autocommit connections in UTC, and errors that name the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import psycopg_pool
+from psycopg import conninfo
+
+from cirkelline.configs.errors import CirkellineError
+
+Conn = psycopg.AsyncConnection[Any]
+
+SEARCH_PATH = "runtime, ai, public"
+
+# What a cut connection, a restarted or an unreachable server raises: worth trying again, unlike every other error.
+Disconnected = (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout)
+QueryError = psycopg.Error
+
+
+class DatabaseUnavailable(CirkellineError):
+    """The configured database does not answer."""
+
+
+def describe(url: str) -> str:
+    """Say where a database is, without its password: `cirkelline at 10.0.0.5:5432`."""
+    fields = conninfo.conninfo_to_dict(url)
+    host = fields.get("host") or "localhost"
+    where = "its socket" if str(host).startswith("/") else f"{host}:{fields.get('port') or 5432}"
+    return f"database {fields.get('dbname') or fields.get('user') or 'postgres'} at {where}"
+
+
+def with_search_path(url: str) -> str:
+    """Return the URL with our schemas first in its search_path, so that both schema documents' SQL runs as written."""
+    if urlsplit(url).query.find("options=") >= 0:
+        return url
+    option = "options=-csearch_path%3D" + SEARCH_PATH.replace(" ", "").replace(",", "%2C")
+    return url + ("&" if "?" in url else "?") + option
+
+
+async def _in_utc(conn: Conn) -> None:
+    # A statement, not a startup option: a transaction pooler refuses the option and follows the statement.
+    await conn.execute("SET TIME ZONE 'UTC'")
+
+
+async def connect(url: str) -> Conn:
+    """Open one connection outside any pool (migrations, LISTEN)."""
+    try:
+        # Named prepared statements do not survive a transaction pooler; the work is inside functions anyway.
+        conn = await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10)
+        await _in_utc(conn)
+    except psycopg.OperationalError as error:
+        raise unavailable(url, error) from error
+    return conn
+
+
+def unavailable(url: str, error: Exception) -> DatabaseUnavailable:
+    """Tell why a database cannot be reached, in one sentence without its password."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    password = conninfo.conninfo_to_dict(url).get("password")
+    if password:
+        reason = reason.replace(str(password), "***")
+    return DatabaseUnavailable(
+        f"cannot reach {describe(url)}: {reason} (is it running, and is DATABASE_URL right? `cirkelline doctor` checks)"
+    )
+
+
+class Database:
+    """A pool of connections to one database; open it with `async with Database.open(url) as db`."""
+
+    def __init__(self, url: str, pool: psycopg_pool.AsyncConnectionPool[Conn]) -> None:
+        self.url = url
+        self._pool = pool
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, connections: int = 8) -> AsyncIterator[Database]:
+        """Open the pool (1 to `connections`), checking first that the server answers; close it at the end.
+
+        Raises: DatabaseUnavailable.
+        """
+        await (await connect(url)).close()
+        pool = psycopg_pool.AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=connections,
+            open=False,
+            timeout=10,
+            configure=_in_utc,
+            kwargs={"autocommit": True, "prepare_threshold": None, "connect_timeout": 10},
+        )
+        async with pool:
+            yield cls(url, pool)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Conn]:
+        """Lend one autocommit connection."""
+        async with self._pool.connection() as conn:
+            yield conn
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Conn]:
+        """Lend one connection inside a transaction."""
+        async with self._pool.connection() as conn, conn.transaction():
+            yield conn

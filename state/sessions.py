@@ -1,0 +1,130 @@
+"""Sessions and their messages: a user's conversations, reached through the tenant's door only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from cirkelline.configs.errors import UsageError
+from cirkelline.state import jsonb
+from cirkelline.state.tenant import Tenant
+
+
+class SessionNotFound(UsageError):
+    """The user has no such session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A conversation of a user with an agent; `title` is the beginning of its first message."""
+
+    id: UUID
+    agent_id: UUID | None
+    agent: str | None
+    status: str | None
+    created_at: datetime | None
+    ended_at: datetime | None
+    turns: int
+    title: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a session; `role` is `user` or `assistant`."""
+
+    position: int
+    role: str
+    content: str
+    task_id: UUID
+    created: datetime
+
+
+CREATE: Final = """
+INSERT INTO runtime.sessions (id, user_id, agent_id) VALUES (gen_random_uuid(), %(user_id)s::uuid, %(agent_id)s::uuid)
+RETURNING id
+"""
+
+
+async def create(tenant: Tenant, agent_id: UUID) -> UUID:
+    """Open a session of this user with an agent and return its id."""
+    row = await (await tenant.conn.execute(CREATE, {"user_id": tenant.user_id, "agent_id": agent_id})).fetchone()
+    return UUID(str(row[0])) if row else UUID(int=0)
+
+
+SESSIONS: Final = """
+SELECT s.id, s.agent_id, coalesce(a.handle, a.name) AS agent, s.status, s.created_at, s.ended_at,
+       (SELECT count(*) FROM runtime.messages m WHERE m.session_id = s.id AND m.role = 'user')::integer AS turns,
+       (SELECT left(m.content, 80) FROM runtime.messages m
+         WHERE m.session_id = s.id AND m.role = 'user' ORDER BY m.position LIMIT 1) AS title
+  FROM runtime.sessions s LEFT JOIN runtime.agents a ON a.id = s.agent_id
+"""
+FIND: Final = (
+    SESSIONS
+    + " WHERE s.user_id = %(user_id)s::uuid AND (%(agent_id)s::uuid IS NULL OR s.agent_id = %(agent_id)s)"
+    + " ORDER BY s.created_at DESC NULLS LAST LIMIT %(limit)s::integer"
+)
+
+
+async def find(tenant: Tenant, *, agent_id: UUID | None = None, limit: int = 50) -> list[Session]:
+    """Return this user's newest sessions."""
+    async with tenant.conn.cursor(row_factory=class_row(Session)) as cursor:
+        await cursor.execute(FIND, {"user_id": tenant.user_id, "agent_id": agent_id, "limit": limit})
+        return await cursor.fetchall()
+
+
+BY_PREFIX: Final = (
+    SESSIONS
+    + " WHERE s.user_id = %(user_id)s::uuid AND s.id::text LIKE %(reference)s::text || '%%' ORDER BY s.id LIMIT 2"
+)
+
+
+async def get(tenant: Tenant, reference: str) -> Session:
+    """Return the one session of this user whose id starts with `reference`. Raises: SessionNotFound."""
+    literal = "".join(character for character in reference.lower() if character in "0123456789abcdef-")
+    async with tenant.conn.cursor(row_factory=class_row(Session)) as cursor:
+        await cursor.execute(BY_PREFIX, {"user_id": tenant.user_id, "reference": literal or "none"})
+        found = await cursor.fetchall()
+    if len(found) != 1 or literal != reference.lower():
+        problem = "more than one session starts" if len(found) > 1 else "no session of this user starts"
+        raise SessionNotFound(f"{problem} with {reference!r} (`cirkelline sessions list` shows them)")
+    return found[0]
+
+
+WINDOW: Final = """
+SELECT position, role, content, task_id, created FROM (
+    SELECT position, role, content, task_id, created FROM runtime.messages
+     WHERE session_id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid
+     ORDER BY position DESC LIMIT %(limit)s::bigint
+) newest ORDER BY position
+"""
+
+
+async def messages(tenant: Tenant, session_id: UUID, *, limit: int | None = None) -> list[Message]:
+    """Return the last `limit` messages of this user's session (all of them by default), oldest first."""
+    async with tenant.conn.cursor(row_factory=class_row(Message)) as cursor:
+        await cursor.execute(WINDOW, {"session_id": session_id, "user_id": tenant.user_id, "limit": limit})
+        return await cursor.fetchall()
+
+
+SUBMIT_TURN: Final = """
+INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id)
+SELECT gen_random_uuid(), s.agent_id, 'chat', %(payload)s::jsonb, s.id, s.user_id
+  FROM runtime.sessions s WHERE s.id = %(session_id)s::uuid AND s.user_id = %(user_id)s::uuid
+RETURNING id
+"""
+
+
+async def submit_turn(tenant: Tenant, session_id: UUID, payload: Any) -> UUID:
+    """Put the user's next turn in line as a task of the session. Raises: SessionNotFound."""
+    cursor = await tenant.conn.execute(
+        SUBMIT_TURN,
+        {"session_id": session_id, "user_id": tenant.user_id, "payload": jsonb.dumps(payload)},
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise SessionNotFound(f"no session {session_id} of this user (`cirkelline sessions list` shows them)")
+    return UUID(str(row[0]))

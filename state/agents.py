@@ -279,12 +279,14 @@ async def update(conn: Conn, agent_id: UUID, new: NewDefinition) -> int:
 
 
 ACCEPT: Final = """
-UPDATE runtime.agents
-   SET definition_version = %(version)s::integer,
-       handle = coalesce(handle, CASE WHEN NOT EXISTS (
+UPDATE runtime.agents a
+   SET definition_version = (
+           SELECT coalesce(max(d.version), 0) + 1 FROM runtime.definitions d WHERE d.agent_id = a.id),
+       handle = coalesce(a.handle, CASE WHEN NOT EXISTS (
            SELECT FROM runtime.agents other WHERE other.handle = %(handle)s::text) THEN %(handle)s::text END)
- WHERE id = %(agent_id)s::uuid AND definition_version IS NULL AND config IS NOT DISTINCT FROM %(config)s::jsonb
-RETURNING id
+ WHERE a.id = %(agent_id)s::uuid AND a.definition_version IS NULL
+   AND a.config IS NOT DISTINCT FROM %(config)s::jsonb
+RETURNING a.id
 """
 
 
@@ -292,14 +294,15 @@ async def accept(conn: Conn, agent: Agent, new: NewDefinition, *, handle: str | 
     """Let an agent that plain SQL put or changed run: store its definition, write our columns only.
 
     Inside a transaction that holds `lock_definitions`. `handle` is taken when it is free. Returns False, having
-    written nothing that counts, when the row has changed since `agent` was read.
+    written nothing, when the row has changed since `agent` was read.
     """
-    version = await _add_version(conn, agent.id, new)
     found = await conn.execute(
-        ACCEPT,
-        {"agent_id": agent.id, "version": version, "handle": handle, "config": jsonb.dumps(agent.config)},
+        ACCEPT, {"agent_id": agent.id, "handle": handle, "config": jsonb.dumps(agent.config)}
     )
-    return await found.fetchone() is not None
+    if await found.fetchone() is None:
+        return False
+    await _add_version(conn, agent.id, new)
+    return True
 
 
 async def roll_back(conn: Conn, agent_id: UUID, version: int, *, cap: int | None) -> None:

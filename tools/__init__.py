@@ -1,1 +1,7 @@
 """What agents can call: the tool contract and the built-in tools."""
+
+from __future__ import annotations
+
+from cirkelline.tools.contract import EndRun, Tool, ToolContext, tool
+
+__all__ = ["EndRun", "Tool", "ToolContext", "tool"]

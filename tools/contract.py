@@ -1,0 +1,250 @@
+"""What makes a Python function a tool: its name, its typed arguments, and the context it may ask for."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from types import FunctionType, SimpleNamespace
+from typing import Any, Final, TypeGuard, TypeVar, overload
+from uuid import UUID
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from cirkelline.configs import durations, wording
+from cirkelline.configs.errors import CirkellineError, UsageError
+from cirkelline.tools import arguments as tool_arguments
+from cirkelline.tools import docstrings
+from cirkelline.tools.arguments import Arguments, ArgumentsInvalid, Parameter
+from cirkelline.tools.state import State
+
+__all__ = [
+    "ArgumentsInvalid",
+    "EndRun",
+    "Tool",
+    "ToolContext",
+    "ToolDefinitionError",
+    "marked",
+    "tool",
+    "tool_from_function",
+    "validate",
+]
+
+NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")  # what every provider of models accepts
+_MARK: Final = "__cirkelline_tool__"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class ToolDefinitionError(UsageError):
+    """A function cannot be a tool as it is written; the sentence says where it is and what to write instead."""
+
+
+class EndRun(CirkellineError):
+    """Raised by a tool to end the run as failed with this message; every other exception goes back to the model."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """What a tool that has a parameter `ctx: ToolContext` is given; the model neither sees nor fills it.
+
+    `state` is kept for the agent and shared by all its users: nothing personal belongs there. `attempt` counts from 1.
+    """
+
+    state: State
+    agent: str
+    task_id: UUID
+    session_id: UUID | None = None
+    user_id: UUID | None = None
+    attempt: int = 1
+    log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
+    clock: Callable[[], datetime] = field(default=_utc_now, repr=False)
+
+    def now(self) -> datetime:
+        """Return the time, with its zone; ask here and not the operating system, so that a run can be replayed."""
+        return self.clock()
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One function an agent can call; `parameters` is a plain JSON Schema object, `timeout` is in seconds."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    timeout: float | None
+    function: Callable[..., Any] = field(repr=False)
+    is_async: bool
+    wants_context: bool
+    arguments: Arguments = field(repr=False)
+
+
+@overload
+def tool(function: Function, /) -> Function: ...
+@overload
+def tool(
+    *, name: str | None = None, description: str | None = None, timeout: str | float | None = None
+) -> Callable[[Function], Function]: ...
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: str | float | None = None,
+) -> Callable[..., Any]:
+    """Mark a function as a tool; it stays an ordinary function, to be called and tested as before.
+
+    `timeout` is a duration ("30s") or seconds. Raises ToolDefinitionError when the function cannot be a tool.
+    """
+
+    def mark(function: Function) -> Function:
+        setattr(function, _MARK, _build(function, name, description, timeout))
+        return function
+
+    return mark if function is None else mark(function)
+
+
+def tool_from_function(function: Callable[..., Any]) -> Tool:
+    """Return the tool that a function is, marked or not; ToolDefinitionError says why it cannot be one."""
+    found = marked(function)
+    return found if found is not None else _build(function, None, None, None)
+
+
+def marked(function: object) -> Tool | None:
+    """Return the tool that `@tool` made of this very function, also through decorators put over it, else None."""
+    if not _is_function(function):
+        return None
+    found = function.__dict__.get(_MARK)
+    if not isinstance(found, Tool):
+        return None
+    if found.function is function:
+        return found
+    # functools.wraps copied the mark from the function inside: what is called must be the wrapper.
+    return replace(found, function=function, is_async=inspect.iscoroutinefunction(function))
+
+
+def validate(tool: Tool, arguments: object) -> dict[str, Any]:
+    """Return the arguments a tool's function is called with (JSON text or a mapping in); ArgumentsInvalid if wrong."""
+    return tool.arguments.validate(arguments)
+
+
+def _build(function: object, name: str | None, description: str | None, timeout: str | float | None) -> Tool:
+    _refuse_other_than_functions(function)
+    assert _is_function(function)  # noqa: S101 (told to the type checkers; refused with a sentence above)
+    try:
+        called = _checked_name(name or function.__name__)
+        described = docstrings.describe(function.__doc__)
+        signature = inspect.signature(function).parameters
+        arguments = tool_arguments.build(called, _parameters(function, signature, described.arguments))
+        return Tool(
+            name=called,
+            description=description or described.text or called.replace("_", " "),
+            parameters=arguments.schema,
+            timeout=_seconds(timeout),
+            function=function,
+            is_async=inspect.iscoroutinefunction(function),
+            wants_context="ctx" in signature,
+            arguments=arguments,
+        )
+    except (_Refused, tool_arguments.TypeUnusable) as refused:
+        code = function.__code__
+        place = f"{code.co_filename}:{code.co_firstlineno}"
+        raise ToolDefinitionError(f"{place}: tool {function.__name__!r}: {refused}") from None
+
+
+class _Refused(Exception):
+    """Why a function cannot be a tool, before its place is known."""
+
+
+def _is_function(value: object) -> TypeGuard[FunctionType]:
+    return inspect.isfunction(value)
+
+
+def _refuse_other_than_functions(function: object) -> None:
+    if inspect.isclass(function):
+        raise ToolDefinitionError(f"{function.__name__} is a class, not a tool; write a function that uses it")
+    if not inspect.isfunction(function):
+        raise ToolDefinitionError(
+            f"{wording.shown(repr(function))} is a {type(function).__name__}, not a tool; write a function with def"
+        )
+    if function.__name__ == "<lambda>":
+        raise ToolDefinitionError(
+            "a lambda has no name and no types, so it cannot be a tool; write a function with def"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ToolDefinitionError(f"tool {function.__name__!r} yields; return the whole result at once")
+
+
+def _checked_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise _Refused(
+            f"the name {wording.shown(name)} is not one a model can call; use at most 64 of the letters a-z and A-Z, "
+            "digits, _ and -, and begin with a letter or _"
+        )
+    return name
+
+
+def _seconds(timeout: str | float | None) -> float | None:
+    seconds = durations.parse(timeout) if isinstance(timeout, str) else timeout
+    if timeout is not None and not (seconds and 0 < seconds < float("inf")):
+        raise _Refused(f"the timeout {timeout!r} is not a duration; write {durations.EXAMPLES}")
+    return seconds
+
+
+def _parameters(
+    function: FunctionType, signature: Mapping[str, inspect.Parameter], descriptions: Mapping[str, str]
+) -> list[Parameter]:
+    """Return what the model fills: every parameter but `ctx`."""
+    for parameter in signature.values():
+        _refuse_kind(parameter)
+    types = _types(function, signature)
+    if types.pop("ctx", ToolContext) is not ToolContext:
+        raise _Refused(
+            "the parameter 'ctx' is for the run's context; write ctx: ToolContext "
+            "(from cirkelline.tools import ToolContext) or give the parameter another name"
+        )
+    for name, annotation in types.items():
+        if annotation is ToolContext:
+            raise _Refused(f"the run's context is given as 'ctx'; call the parameter {name!r} that")
+    return [
+        Parameter(name, annotation, signature[name].default, descriptions.get(name))
+        for name, annotation in types.items()
+    ]
+
+
+def _refuse_kind(parameter: inspect.Parameter) -> None:
+    match parameter.kind:
+        case inspect.Parameter.VAR_POSITIONAL | inspect.Parameter.VAR_KEYWORD:
+            raise _Refused(f"{parameter} takes any arguments, so a model cannot know them; name each one with its type")
+        case inspect.Parameter.POSITIONAL_ONLY:
+            raise _Refused(
+                f"parameter {parameter.name!r} is positional only; models give arguments by name: remove the /"
+            )
+        case _ if parameter.annotation is inspect.Parameter.empty:
+            wanted = "ToolContext" if parameter.name == "ctx" else "str"
+            raise _Refused(f"parameter {parameter.name!r} has no type; write {parameter.name}: {wanted}, or what it is")
+        case _:
+            pass
+
+
+def _types(function: FunctionType, signature: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Return the parameters' types in their order; what the function returns need not be known."""
+    written = SimpleNamespace(__annotations__={name: each.annotation for name, each in signature.items()})
+    inner = inspect.unwrap(function)  # annotations are written where the innermost function is
+    try:
+        found = typing.get_type_hints(written, inner.__globals__, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise _Refused(
+            f"its parameters' types cannot be read: {error}; import or define them at the top of the module, "
+            "outside 'if TYPE_CHECKING'"
+        ) from None
+    return {name: found[name] for name in signature}

@@ -12,6 +12,10 @@ from typing import Final
 from cirkelline.state.embedded import failures
 
 NAME: Final = "cirkelline"
+_OPTIONS: Final = (
+    *("--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"),
+    *("--shell", "/usr/sbin/nologin", "--comment", "Cirkelline's embedded PostgreSQL"),
+)
 _NO_LOGIN: Final = frozenset({"nologin", "false"})
 
 
@@ -56,8 +60,7 @@ def _create() -> None:
             f" run cirkelline as another user, or {failures.OWN_SERVER}"
         )
     made = subprocess.run(  # noqa: S603 - a program of the system, no shell
-        [useradd, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        + ["--shell", "/usr/sbin/nologin", "--comment", "Cirkelline's embedded PostgreSQL", NAME],
+        [useradd, *_OPTIONS, NAME],
         capture_output=True,
         text=True,
         check=False,

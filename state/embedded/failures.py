@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ class EmbeddedServerError(CirkellineError):
 
 
 @contextmanager
-def explained(what: Path) -> Iterator[None]:
+def explained(what: Path) -> Generator[None]:
     """Turn an OSError about our own files into a sentence; `what` is named when the error names no file."""
     try:
         yield

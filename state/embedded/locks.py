@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -43,13 +43,17 @@ class Use:
 
     def __init__(self, folder: Path) -> None:
         self.pid = os.getpid()
+        self._left = False
         self._path = folder / f"{self.pid}-{secrets.token_hex(4)}"
         self._descriptor = os.open(self._path, _OPEN_FLAGS, 0o600)
         _held_uses.add(self._descriptor)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # waits at most for somebody's `users` to look
 
     def leave(self) -> None:
-        """Take the registration back."""
+        """Take the registration back; a second time does nothing."""
+        if self._left:
+            return
+        self._left = True
         _held_uses.discard(self._descriptor)
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
@@ -110,7 +114,7 @@ def _is_still_there(path: Path, descriptor: int) -> bool:
 
 
 @contextmanager
-def exclusively(path: Path, *, patience: float, progress: Progress) -> Iterator[None]:
+def exclusively(path: Path, *, patience: float, progress: Progress) -> Generator[None]:
     """Hold the lock of `path`, waiting up to `patience` seconds for another process to give it back."""
     begun = time.monotonic()
     said = False

@@ -61,8 +61,9 @@ def release_migrations() -> list[Migration]:
 
 LEDGER_EXISTS: Final = "SELECT to_regclass('runtime.migrations') IS NOT NULL"
 LEDGER: Final = "SELECT name, sha256, applied FROM runtime.migrations ORDER BY name"
-MAKE_LEDGER: Final = """
-CREATE TABLE IF NOT EXISTS runtime.migrations (
+MAKE_LEDGER: Final = b"""
+CREATE SCHEMA IF NOT EXISTS runtime;
+CREATE TABLE runtime.migrations (
     name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, applied TIMESTAMPTZ NOT NULL DEFAULT now()
 )
 """
@@ -130,10 +131,11 @@ async def _apply_pending(conn: Conn) -> Migrated:
         )
     vector_schema = await _ensure_vector(conn)
     await conn.execute(sql.SQL("SET LOCAL search_path = public, {}").format(sql.Identifier(vector_schema)))
+    if not found.applied:
+        await conn.execute(MAKE_LEDGER)
     for migration in release_migrations():
         if migration.name in found.pending:
             await conn.execute(migration.text.encode())
-            await conn.execute(MAKE_LEDGER)
             await conn.execute(RECORD, {"name": migration.name, "sha256": migration.sha256})
     await _analyze(conn)
     return Migrated(found.pending, first=not found.applied)

@@ -1,0 +1,102 @@
+"""A real PostgreSQL for every test: one server per run, one migrated template, one database copied from it per test."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from cirkelline.state import embedded, migrations
+from cirkelline.state.connection import Database
+
+_OUR_VARIABLES = re.compile("^(CIRKELLINE_|OPENAI_|GOOGLE_|GEMINI_|DATABASE_URL$)")
+_KEPT = {"CIRKELLINE_TEST_MODELS"}
+GIVEN = os.environ.get("DATABASE_URL")
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings of whoever runs it, nor their home."""
+    for name in os.environ:
+        if _OUR_VARIABLES.match(name) and name not in _KEPT:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CIRKELLINE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on which tests may create databases: DATABASE_URL's, or one embedded server for the whole run."""
+    if GIVEN:
+        yield GIVEN.replace("postgresql+psycopg://", "postgresql://")
+        return
+    # All xdist workers share it; the path stays short, since a socket's may not be longer than 107 bytes.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid4().hex)[:12]
+    server = embedded.ensure(Path(tempfile.gettempdir()) / f"cirkelline-tests-{os.getuid()}" / run)
+    yield server.url()
+    server.release()
+
+
+def _database(url: str, name: str) -> str:
+    return conninfo.make_conninfo(url, dbname=name)
+
+
+@pytest.fixture(scope="session")
+def template(server_url: str) -> str:
+    """The name of a database that holds this release's schema and nothing else."""
+    digest = hashlib.sha256("".join(item.sha256 for item in migrations.release_migrations()).encode()).hexdigest()[:12]
+    name = f"cirkelline_template_{digest}"
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute("SELECT pg_advisory_lock(hashtext('cirkelline.tests'))")
+        if conn.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
+            conn.execute(f'CREATE DATABASE "{name}_new" TEMPLATE template0')  # type: ignore[call-overload]
+            asyncio.run(migrations.migrate(_database(server_url, f"{name}_new")))
+            conn.execute(f'ALTER DATABASE "{name}_new" RENAME TO "{name}"')  # type: ignore[call-overload]
+    return name
+
+
+@pytest.fixture
+def empty_database_url(server_url: str) -> Iterator[str]:
+    """A database of the test's own with nothing in it."""
+    yield from _own_database(server_url, "template0")
+
+
+@pytest.fixture
+def database_url(server_url: str, template: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    yield from _own_database(server_url, template)
+
+
+def _own_database(server_url: str, template: str) -> Iterator[str]:
+    name = f"cirkelline_test_{uuid4().hex[:16]}"
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')  # type: ignore[call-overload]
+        try:
+            yield _as_url(_database(server_url, name))
+        finally:
+            conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')  # type: ignore[call-overload]
+
+
+def _as_url(info: str) -> str:
+    """A URL, as an operator would give it, for what may be key=value pairs."""
+    fields = conninfo.conninfo_to_dict(info)
+    host, password = str(fields.get("host") or "localhost"), fields.get("password")
+    login = f"{fields.get('user') or ''}{f':{password}' if password else ''}"
+    place = "" if host.startswith("/") else f"{host}:{fields.get('port') or 5432}"
+    options = f"?host={host}&port={fields.get('port') or 5432}" if host.startswith("/") else ""
+    return f"postgresql://{login}@{place}/{fields['dbname']}{options}"
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """An open pool on the test's own database."""
+    async with Database.open(database_url) as database:
+        yield database

@@ -1,0 +1,113 @@
+"""The composition root: settings become a migrated database, the server embedded here or one that was given."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cirkelline.configs import files
+from cirkelline.configs.settings import Settings
+from cirkelline.state import agents, embedded, migrations
+from cirkelline.state.connection import Database, describe
+
+EXAMPLES: Final = Path(__file__).resolve().parent.parent / "configs" / "examples"
+
+_PACKAGED: Final = EXAMPLES.parent
+_AGENT_KEY: Final = re.compile(rb"""(?m)^["']?(?:name|instructions)["']?\s*:""")
+_LOOKED_INTO: Final = 65536  # bytes of a file that decide whether it defines an agent
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open, migrated database; `fresh` when this very call made the first migration of an empty embedded one."""
+
+    settings: Settings
+    db: Database
+    url: str
+    embedded: bool
+    fresh: bool
+
+    @property
+    def place(self) -> str:
+        """Where the database is, for the first line of every daemon and chat; without its password."""
+        if self.embedded:
+            return f"embedded database in {self.settings.home}"
+        return describe(self.url)
+
+
+@asynccontextmanager
+async def open_database(
+    settings: Settings, *, migrate: bool = True, connections: int = 8
+) -> AsyncIterator[Opened]:
+    """Open the database that the settings name, or else the embedded one, and migrate it unless told not to.
+
+    A given database that does not answer is an error, never a reason to take the embedded one.
+    Raises: DatabaseUnavailable, MigrationError.
+    """
+    async with _server(settings) as (url, is_embedded):
+        first = migrate and (await migrations.migrate(url)).first
+        async with Database.open(url, connections=connections) as db:
+            fresh = first and is_embedded and await _has_no_agents(db)
+            yield Opened(settings, db, url, is_embedded, fresh)
+
+
+@asynccontextmanager
+async def _server(settings: Settings) -> AsyncIterator[tuple[str, bool]]:
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value(), False
+        return
+    server = await asyncio.to_thread(embedded.ensure, settings.home)
+    try:
+        yield server.url(), True
+    finally:
+        await asyncio.to_thread(server.release)
+
+
+async def _has_no_agents(db: Database) -> bool:
+    async with db.connection() as conn:
+        return not await agents.find(conn)
+
+
+def configs_folder(settings: Settings, given: Path | None) -> Path | None:
+    """Return the folder of agent files: the given one, $CIRKELLINE_CONFIGS, or ./configs if it holds agent files."""
+    chosen = given or settings.configs
+    if chosen is not None:
+        return chosen.expanduser().absolute()
+    here = Path("configs").absolute()
+    return here if here.is_dir() and any(_defines_agent(path) for path in _own_files(here)) else None
+
+
+def tools_folder(configs: Path | None, given: Path | None) -> Path | None:
+    """Return the folder of Python tools: the given one, or `tools` beside the folder of agent files if it is there.
+
+    Our own package is never an author's folder, also when the daemon runs in a clone of its repository.
+    """
+    if given is not None:
+        return given.expanduser().absolute()
+    if configs is None:
+        return None
+    beside = configs.parent / "tools"
+    ours = _PACKAGED.parent / "tools"
+    return beside if beside.is_dir() and beside.resolve() != ours.resolve() else None
+
+
+def _own_files(folder: Path) -> Iterator[Path]:
+    # In a clone of our repository ./configs is our package: its examples alone do not make it an author's folder.
+    examples = EXAMPLES.resolve()
+    for path in files.find([folder]):
+        if isinstance(path, Path) and examples not in path.resolve().parents:
+            yield path
+
+
+def _defines_agent(path: Path) -> bool:
+    # One of the two is enough: an author who mistyped the other wants to be told, not ignored.
+    try:
+        with path.open("rb") as file:
+            return bool(_AGENT_KEY.search(file.read(_LOOKED_INTO)))
+    except OSError:
+        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -141,6 +141,16 @@ async def unchecked(conn: Conn) -> list[Agent]:
         return await cursor.fetchall()
 
 
+UNACCEPTED: Final = AGENTS + " WHERE a.definition_version IS NULL ORDER BY a.id"
+
+
+async def unaccepted(conn: Conn) -> list[Agent]:
+    """Return the unchecked agents and those with a problem, which another worker may not have."""
+    async with conn.cursor(row_factory=class_row(Agent)) as cursor:
+        await cursor.execute(UNACCEPTED)
+        return await cursor.fetchall()
+
+
 SET_PROBLEM: Final = """
 UPDATE runtime.agents SET problem = %(problem)s::text
  WHERE id = %(id)s::uuid AND definition_version IS NULL AND config IS NOT DISTINCT FROM %(config)s::jsonb
@@ -193,6 +203,82 @@ async def current_definitions(conn: Conn) -> list[Definition]:
     """Return the current definition of every agent that may run."""
     async with conn.cursor(row_factory=class_row(Definition)) as cursor:
         await cursor.execute(CURRENT)
+        return await cursor.fetchall()
+
+
+RUNNABLE: Final = """
+SELECT id, definition_version FROM runtime.agents
+ WHERE definition_version IS NOT NULL AND status NOT IN ('paused', 'retired')
+"""
+
+
+async def runnable(conn: Conn) -> dict[UUID, int]:
+    """Return the current definition version of every agent that may run: cheap enough to ask at every poll."""
+    rows = await (await conn.execute(RUNNABLE)).fetchall()
+    return {UUID(str(agent_id)): int(version) for agent_id, version in rows}
+
+
+DEFINITIONS_AT: Final = (
+    DEFINITIONS
+    + " JOIN unnest(%(agents)s::uuid[], %(versions)s::integer[]) AS wanted (agent_id, version)"
+    + " ON wanted.agent_id = d.agent_id AND wanted.version = d.version"
+)
+
+
+async def definitions_at(conn: Conn, wanted: Collection[tuple[UUID, int]]) -> list[Definition]:
+    """Return these versions of these agents' definitions, as far as they exist."""
+    ids, versions = [agent_id for agent_id, _ in wanted], [version for _, version in wanted]
+    async with conn.cursor(row_factory=class_row(Definition)) as cursor:
+        await cursor.execute(DEFINITIONS_AT, {"agents": ids, "versions": versions})
+        return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An agent with a handle, as a plan of definitions sees it; `source` is its current definition's file, if any."""
+
+    id: UUID
+    handle: str
+    status: str | None
+    definition_version: int | None
+    source: str | None
+
+
+NAMED: Final = """
+SELECT a.id, a.handle, a.status, a.definition_version, d.source
+  FROM runtime.agents a
+  LEFT JOIN runtime.definitions d ON d.agent_id = a.id AND d.version = a.definition_version
+ WHERE a.handle IS NOT NULL ORDER BY a.handle
+"""
+
+
+async def named(conn: Conn) -> list[Named]:
+    """Return every agent that has a handle, by handle."""
+    async with conn.cursor(row_factory=class_row(Named)) as cursor:
+        await cursor.execute(NAMED)
+        return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A version of an agent's definition by its hash alone, and the model it was resolved to."""
+
+    agent_id: UUID
+    version: int
+    hash: str
+    model: dict[str, Any]
+
+
+HASHED: Final = """
+SELECT agent_id, version, hash, model FROM runtime.definitions
+ WHERE agent_id = ANY (%(agents)s::uuid[]) AND hash = ANY (%(hashes)s::text[]) ORDER BY agent_id, version
+"""
+
+
+async def hashed(conn: Conn, agent_ids: Sequence[UUID], hashes: Sequence[str]) -> list[Hashed]:
+    """Return the stored versions of these agents that have one of these hashes, oldest first."""
+    async with conn.cursor(row_factory=class_row(Hashed)) as cursor:
+        await cursor.execute(HASHED, {"agents": list(agent_ids), "hashes": list(hashes)})
         return await cursor.fetchall()
 
 
@@ -280,7 +366,7 @@ async def update(conn: Conn, agent_id: UUID, new: NewDefinition) -> int:
 
 ACCEPT: Final = """
 UPDATE runtime.agents a
-   SET definition_version = (
+   SET problem = NULL, definition_version = (
            SELECT coalesce(max(d.version), 0) + 1 FROM runtime.definitions d WHERE d.agent_id = a.id),
        handle = coalesce(a.handle, CASE WHEN NOT EXISTS (
            SELECT FROM runtime.agents other WHERE other.handle = %(handle)s::text) THEN %(handle)s::text END)
@@ -296,9 +382,7 @@ async def accept(conn: Conn, agent: Agent, new: NewDefinition, *, handle: str | 
     Inside a transaction that holds `lock_definitions`. `handle` is taken when it is free. Returns False, having
     written nothing, when the row has changed since `agent` was read.
     """
-    found = await conn.execute(
-        ACCEPT, {"agent_id": agent.id, "handle": handle, "config": jsonb.dumps(agent.config)}
-    )
+    found = await conn.execute(ACCEPT, {"agent_id": agent.id, "handle": handle, "config": jsonb.dumps(agent.config)})
     if await found.fetchone() is None:
         return False
     await _add_version(conn, agent.id, new)

@@ -102,4 +102,3 @@ async def _move(conn: Conn, found: list[str]) -> None:
         await conn.execute(sql.SQL("ALTER TABLE {} SET SCHEMA runtime").format(sql.Identifier("public", name)))
     # The files are written to be run again: they complete the tables that just arrived.
     await conn.execute("DROP TABLE IF EXISTS runtime.migrations")
-

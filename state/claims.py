@@ -98,9 +98,7 @@ async def finish(conn: Conn, worker: UUID, runs: Sequence[str], *, state_limit: 
     Raises: psycopg.Error for the whole batch when one of them cannot be stored.
     """
     async with conn.cursor(row_factory=class_row(Finished)) as cursor:
-        await cursor.execute(
-            FINISH, {"worker": worker, "runs": "[" + ",".join(runs) + "]", "state_limit": state_limit}
-        )
+        await cursor.execute(FINISH, {"worker": worker, "runs": "[" + ",".join(runs) + "]", "state_limit": state_limit})
         return await cursor.fetchall()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,14 +78,15 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, connections: int = 8) -> AsyncIterator[Database]:
+    async def open(cls, url: str, *, connections: int = 8) -> AsyncGenerator[Database]:
         """Open the pool (1 to `connections`), checking first that the server answers; close it at the end.
 
         Raises: DatabaseUnavailable.
         """
         await (await connect(url)).close()
-        pool = psycopg_pool.AsyncConnectionPool(
+        pool: psycopg_pool.AsyncConnectionPool[Conn] = psycopg_pool.AsyncConnectionPool(
             url,
+            connection_class=Conn,
             min_size=1,
             max_size=connections,
             open=False,
@@ -97,13 +98,13 @@ class Database:
             yield cls(url, pool)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Conn]:
+    async def connection(self) -> AsyncGenerator[Conn]:
         """Lend one autocommit connection."""
         async with self._pool.connection() as conn:
             yield conn
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Conn]:
+    async def transaction(self) -> AsyncGenerator[Conn]:
         """Lend one connection inside a transaction."""
         async with self._pool.connection() as conn, conn.transaction():
             yield conn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 _SUSPECT = re.compile(r"\\u0000|\\ud[89a-f]", re.IGNORECASE)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -17,14 +17,18 @@ def clean_text(text: str) -> str:
     return _UNSTORABLE.sub(_REPLACEMENT, text)
 
 
+def _clean_object(value: dict[Any, Any]) -> dict[str, Any]:
+    return {clean_text(str(key)): _clean(item) for key, item in value.items()}
+
+
 def _clean(value: Any) -> Any:
     match value:
         case str():
             return clean_text(value)
         case dict():
-            return {clean_text(str(key)): _clean(item) for key, item in value.items()}
+            return _clean_object(value)
         case list() | tuple():
-            return [_clean(item) for item in value]
+            return [_clean(item) for item in cast("list[Any]", value)]
         case float() if not math.isfinite(value):
             return None
         case _:

@@ -86,7 +86,9 @@ async def status(conn: Conn) -> Status:
     known = {migration.name: migration for migration in release_migrations()}
     for name, (sha256, _) in applied.items():
         if name not in known:
-            raise MigrationError(f"the database holds migration {name} of a newer release: upgrade cirkelline to use it")
+            raise MigrationError(
+                f"the database holds migration {name} of a newer release: upgrade cirkelline to use it"
+            )
         if known[name].sha256 != sha256:
             raise MigrationError(
                 f"migration {name} was edited after it had been applied here: restore the released file (reinstall cirkelline)"
@@ -117,7 +119,9 @@ async def migrate(url: str) -> Migrated:
                 "run `cirkelline db migrate` once as the owner of its tables"
             ) from error
         except psycopg.Error as error:
-            raise MigrationError(f"cannot migrate {describe(url)}: {_first_line(error)}; nothing was changed") from error
+            raise MigrationError(
+                f"cannot migrate {describe(url)}: {_first_line(error)}; nothing was changed"
+            ) from error
 
 
 async def _apply_pending(conn: Conn) -> Migrated:

@@ -114,8 +114,11 @@ SELECT t.id, t.agent_id, coalesce(a.handle, a.name) AS agent, t.task_type, t.sta
   FROM runtime.tasks t LEFT JOIN runtime.agents a ON a.id = t.agent_id
 """
 
-GET: Final = TASKS + """ WHERE t.id = %(id)s::uuid
+GET: Final = (
+    TASKS
+    + """ WHERE t.id = %(id)s::uuid
 """
+)
 
 
 async def get(conn: Conn, task_id: UUID) -> Task:
@@ -148,12 +151,15 @@ async def resolve(conn: Conn, reference: str) -> UUID:
     return UUID(str(rows[0][0]))
 
 
-FIND: Final = TASKS + """ WHERE (%(status)s::text IS NULL OR t.status = %(status)s)
+FIND: Final = (
+    TASKS
+    + """ WHERE (%(status)s::text IS NULL OR t.status = %(status)s)
    AND (%(agent_id)s::uuid IS NULL OR t.agent_id = %(agent_id)s)
    AND (%(session_id)s::uuid IS NULL OR t.session_id = %(session_id)s)
  ORDER BY t.created_at DESC NULLS LAST, t.sequence DESC NULLS LAST
  LIMIT %(limit)s::integer
 """
+)
 
 
 async def find(
@@ -166,16 +172,17 @@ async def find(
 ) -> list[Task]:
     """Return the newest tasks that fit every filter given."""
     async with conn.cursor(row_factory=class_row(Task)) as cursor:
-        await cursor.execute(
-            FIND, {"status": status, "agent_id": agent_id, "session_id": session_id, "limit": limit}
-        )
+        await cursor.execute(FIND, {"status": status, "agent_id": agent_id, "session_id": session_id, "limit": limit})
         return await cursor.fetchall()
 
 
-SEARCH: Final = TASKS + """ WHERE runtime.task_words(t.task_type, t.payload) @@ to_tsquery('simple', %(query)s::text)
+SEARCH: Final = (
+    TASKS
+    + """ WHERE runtime.task_words(t.task_type, t.payload) @@ to_tsquery('simple', %(query)s::text)
  ORDER BY t.created_at DESC NULLS LAST, t.sequence DESC NULLS LAST
  LIMIT %(limit)s::integer
 """
+)
 
 
 async def search(conn: Conn, words: str, *, limit: int = 50) -> list[Task]:

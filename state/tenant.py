@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -23,7 +23,7 @@ ENTER: Final = "SELECT set_config('app.user_id', %(user_id)s::text, true)"
 
 
 @asynccontextmanager
-async def tenant(db: Database, user_id: UUID) -> AsyncIterator[Tenant]:
+async def tenant(db: Database, user_id: UUID) -> AsyncGenerator[Tenant]:
     """Open a transaction on one user's rows; it commits at the end and rolls back on an exception."""
     async with db.transaction() as conn:
         await conn.execute(ENTER, {"user_id": str(user_id)})

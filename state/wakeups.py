@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from psycopg import sql
@@ -36,16 +36,13 @@ class Wakeups:
         """Listen on one more channel."""
         await self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
-    async def wait(self, timeout: float) -> list[tuple[str, str]]:
+    async def wait(self, timeout: float) -> list[tuple[str, str]]:  # noqa: ASYNC109 - it is LISTEN that times out
         """Return what arrived within `timeout` seconds: as soon as something does, or nothing at the end."""
-        return [
-            (notice.channel, notice.payload)
-            async for notice in self._conn.notifies(timeout=timeout, stop_after=1)
-        ]
+        return [(notice.channel, notice.payload) async for notice in self._conn.notifies(timeout=timeout, stop_after=1)]
 
 
 @asynccontextmanager
-async def listening(url: str, channels: Sequence[str]) -> AsyncIterator[Wakeups]:
+async def listening(url: str, channels: Sequence[str]) -> AsyncGenerator[Wakeups]:
     """Open a connection that listens on these channels. Raises: DatabaseUnavailable."""
     conn = await connect(url)
     async with conn:
@@ -71,4 +68,4 @@ def heard(payload: str) -> dict[str, Any] | None:
         message = json.loads(payload)
     except ValueError:
         return None
-    return message if isinstance(message, dict) else None
+    return cast("dict[str, Any]", message) if isinstance(message, dict) else None

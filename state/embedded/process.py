@@ -22,6 +22,7 @@ from cirkelline.state.embedded.places import Place, Record
 
 _PAUSE: Final = 0.01  # s between two looks
 _SAY_EVERY: Final = 5.0  # s
+_LOST_AFTER: Final = 2.0  # s; before, it may just be ending
 _UNSEEN_PATIENCE: Final = 5.0  # s for a server whose process is not to be seen
 _READY_LINE: Final = 7  # of postmaster.pid
 
@@ -47,6 +48,11 @@ def bring_up(place: Place, programs: Callable[[], Programs], *, patience: float,
                 os.close(alive)  # the server holds it now
         elif _answers(place):
             return started
+        elif wait.seconds > _LOST_AFTER and _has_lost_its_socket(place):
+            raise failures.EmbeddedServerError(
+                f"the embedded PostgreSQL runs and its socket has been removed: stop it with"
+                f" `cirkelline db stop --force` and start again; its log is {place.logs}"
+            )
         wait.a_moment()
 
 
@@ -58,20 +64,24 @@ class _Wait:
         self._progress = progress
         self._patience = patience
         self._begun = time.monotonic()
-        self._said = self._begun
+        self._say_at = _SAY_EVERY
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been."""
+        return time.monotonic() - self._begun
 
     def a_moment(self) -> None:
-        now = time.monotonic()
-        if now - self._begun > self._patience:
+        if self.seconds > self._patience:
             raise failures.EmbeddedServerError(
                 f"the embedded PostgreSQL did not answer within {self._patience:.0f} s (it said:"
                 f" {failures.last_line(last_output(self._place)) or 'nothing'}): wait and try again, or end it with"
                 f" `cirkelline db stop --force`; its log is {self._place.logs}"
             )
-        if now - self._said > _SAY_EVERY:
+        if self.seconds > self._say_at:
             last = failures.last_line(last_output(self._place))
-            self._progress(f"the embedded PostgreSQL is not ready yet ({now - self._begun:.0f} s): {last}")
-            self._said = now
+            self._progress(f"the embedded PostgreSQL is not ready yet ({self.seconds:.0f} s): {last}")
+            self._say_at += _SAY_EVERY
         time.sleep(_PAUSE)
 
 
@@ -144,6 +154,11 @@ def _answers(place: Place) -> bool:
         client.connect(os.fsencode(places.socket_file(record.socket)))
         return True
     return False
+
+
+def _has_lost_its_socket(place: Place) -> bool:
+    record = places.read_record(place)
+    return record is not None and _status(place) == "ready" and not places.socket_file(record.socket).exists()
 
 
 def _pid_file(place: Place) -> list[str]:

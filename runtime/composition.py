@@ -41,9 +41,7 @@ class Opened:
 
 
 @asynccontextmanager
-async def open_database(
-    settings: Settings, *, migrate: bool = True, connections: int = 8
-) -> AsyncIterator[Opened]:
+async def open_database(settings: Settings, *, migrate: bool = True, connections: int = 8) -> AsyncIterator[Opened]:
     """Open the database that the settings name, or else the embedded one, and migrate it unless told not to.
 
     A given database that does not answer is an error, never a reason to take the embedded one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 _SUSPECT = re.compile(r"\\u0000|\\ud[89a-f]", re.IGNORECASE)
@@ -17,16 +18,12 @@ def clean_text(text: str) -> str:
     return _UNSTORABLE.sub(_REPLACEMENT, text)
 
 
-def _clean_object(value: dict[Any, Any]) -> dict[str, Any]:
-    return {clean_text(str(key)): _clean(item) for key, item in value.items()}
-
-
 def _clean(value: Any) -> Any:
     match value:
         case str():
             return clean_text(value)
         case dict():
-            return _clean_object(value)
+            return {clean_text(str(key)): _clean(item) for key, item in cast("Mapping[Any, Any]", value).items()}
         case list() | tuple():
             return [_clean(item) for item in cast("list[Any]", value)]
         case float() if not math.isfinite(value):

@@ -42,18 +42,18 @@ def calculate(expression: str) -> str:
 
 
 @tool
-def current_time(ctx: ToolContext, time_zone: str = "UTC") -> str:
+def current_time(ctx: ToolContext, time_zone: str = "UTC") -> str:  # noqa: D417 (the model does not give ctx)
     """Tell the date, the time and the day of the week.
 
     Args:
         time_zone: An IANA time zone such as Europe/Copenhagen.
-    """  # noqa: D417 (the model does not give ctx)
+    """
     now = ctx.now().astimezone(_zone(time_zone))
     return f"{now:%A} {now.isoformat(timespec='seconds')} ({time_zone})"
 
 
 @tool
-def note(ctx: ToolContext, key: Key, text: str) -> str:
+def note(ctx: ToolContext, key: Key, text: str) -> str:  # noqa: D417 (the model does not give ctx)
     """Keep a short note for later tasks, replacing the note of the same key.
 
     Notes belong to the agent and are shared by all its users: never note anything personal.
@@ -61,7 +61,7 @@ def note(ctx: ToolContext, key: Key, text: str) -> str:
     Args:
         key: A short name for the note.
         text: What to keep.
-    """  # noqa: D417 (the model does not give ctx)
+    """
     others = {name: kept for name, kept in _notes(ctx).items() if name != key}
     needed = sum(len(f"{name}{kept}".encode("utf-8", "replace")) for name, kept in {**others, key: text}.items())
     if needed > NOTES_LIMIT:
@@ -79,12 +79,12 @@ def read_notes(ctx: ToolContext) -> dict[str, str] | str:
 
 
 @tool
-def forget_note(ctx: ToolContext, key: Key) -> str:
+def forget_note(ctx: ToolContext, key: Key) -> str:  # noqa: D417 (the model does not give ctx)
     """Delete one note, for all users of this agent.
 
     Args:
         key: The name of the note.
-    """  # noqa: D417 (the model does not give ctx)
+    """
     notes = _notes(ctx)
     if key not in notes:
         there = f"there are {wording.listed(sorted(notes))}" if notes else "there are no notes"

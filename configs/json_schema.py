@@ -1,0 +1,116 @@
+"""The published JSON Schema of an agent file, with which editors complete and check while one is written."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from cirkelline.configs import durations, models, names, schema, variables
+
+_ID: Final = "urn:cirkelline:agent:1"
+
+# A field that is no text may still be a variable that will hold one.
+_REFERENCE: Final = {"type": "string", "pattern": variables.PATTERN}
+
+
+def agent_json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of one agent, which is one YAML document of a file.
+
+    It accepts what the loader accepts, in every form of it, as far as a schema can say it: what needs more than the
+    document (does this tool exist? is that name taken?) or arithmetic on a duration only the loader finds.
+    """
+    parts = {
+        "name": _either({"type": "string", "pattern": names.AGENT_PATTERN}),
+        "type": _line(schema.LONGEST_TYPE),
+        "description": {"type": "string"},
+        "capabilities": _list(_line(schema.LONGEST_CAPABILITY), schema.MOST_CAPABILITIES),
+        "model": _model(),
+        "instructions": {"type": "string", "pattern": r"\S"},
+        "tools": _list(_tool(), schema.MOST_TOOLS),
+        "history": _mapping(schema.HistorySpec, {"messages": _integer(*schema.HISTORY)}),
+        "limits": _mapping(
+            schema.LimitsSpec,
+            {
+                "concurrency": _integer(*schema.CONCURRENCY),
+                "steps": _integer(*schema.STEPS),
+                "wall": _duration(*schema.WALL),
+            },
+        ),
+    }
+    version = {"const": schema.FORMAT_VERSION, "description": "The version of this file format."}
+    whole = _mapping(schema.AgentSpec, parts, required=["name", "instructions"])
+    whole["properties"] = {"version": version} | whole["properties"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": _ID,
+        "title": "A Cirkelline agent",
+        **whole,
+    }
+
+
+def _mapping(spec: type[BaseModel], parts: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    described = {
+        key: part | _documentation(spec, "name" if key == "use" else key, default=key not in (required or ()))
+        for key, part in parts.items()
+    }
+    return {"type": "object", "properties": described, "required": required or [], "additionalProperties": False}
+
+
+def _documentation(spec: type[BaseModel], key: str, *, default: bool) -> dict[str, Any]:
+    field = spec.model_fields[key]
+    documentation: dict[str, Any] = {"description": field.description}
+    if default and isinstance(field.default, (str, int, float)):
+        documentation["default"] = field.default
+    return documentation
+
+
+def _model() -> dict[str, Any]:
+    use = _either({"type": "string", "pattern": models.PATTERN})
+    mapping = _mapping(
+        schema.ModelSpec,
+        {
+            "use": use,
+            "base_url": _either({"type": "string", "pattern": models.BASE_URL_PATTERN}),
+            "api_key_env": _either({"type": "string", "pattern": models.VARIABLE_PATTERN}),
+            "temperature": _number(*schema.TEMPERATURE),
+            "max_tokens": _integer(*schema.MAX_TOKENS),
+        },
+        required=["use"],
+    )
+    return {"anyOf": [use, mapping], "default": "auto"}
+
+
+def _tool() -> dict[str, Any]:
+    name = _either({"type": "string", "pattern": names.TOOL_PATTERN})
+    python = _either({"type": "string", "pattern": names.FUNCTION_PATTERN})
+    timeout = _duration(*schema.TIMEOUT)
+    built_in = _mapping(schema.ToolSpec, {"name": name, "timeout": timeout}, required=["name"])
+    function = _mapping(schema.ToolSpec, {"python": python, "timeout": timeout}, required=["python"])
+    return {"anyOf": [name, built_in, function]}
+
+
+def _list(entry: dict[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "items": entry, "maxItems": most, "uniqueItems": True}
+
+
+def _line(longest: int) -> dict[str, Any]:
+    return {"type": "string", "pattern": r"^[^\n]*\S[^\n]*$", "maxLength": longest}
+
+
+def _integer(minimum: int, maximum: int) -> dict[str, Any]:
+    return _either({"type": "integer", "minimum": minimum, "maximum": maximum})
+
+
+def _number(minimum: float, maximum: float) -> dict[str, Any]:
+    return _either({"type": "number", "minimum": minimum, "maximum": maximum})
+
+
+def _duration(minimum: float, maximum: float) -> dict[str, Any]:
+    return _either(
+        {"type": "string", "pattern": durations.PATTERN}, {"type": "number", "minimum": minimum, "maximum": maximum}
+    )
+
+
+def _either(*forms: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [*forms, _REFERENCE]}

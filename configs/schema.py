@@ -1,0 +1,280 @@
+"""What an agent is: the typed form of its definition, its stored form, and the hash that names a version of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from cirkelline.configs import fields, models, names, scalars
+from cirkelline.configs.fields import Text, refuse
+
+FORMAT_VERSION: Final = 1
+STEPS: Final = (1, 1000)
+CONCURRENCY: Final = (1, 1000)
+HISTORY: Final = (0, 1000)
+TEMPERATURE: Final = (0.0, 2.0)
+MAX_TOKENS: Final = (1, 1_000_000)
+WALL: Final = (0.1, 86_400.0)
+TIMEOUT: Final = (0.1, 3600.0)
+LONGEST_TYPE: Final = 100  # the documents' agents.type is VARCHAR(100)
+LONGEST_CAPABILITY: Final = 100
+MOST_CAPABILITIES: Final = 64
+MOST_TOOLS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a definition comes from: the folder of its file, or a row of `agents`, whose own columns are free text."""
+
+    folder: Path | None = None
+    row: bool = False
+
+
+def _source(info: ValidationInfo) -> Source | None:
+    return info.context if isinstance(info.context, Source) else None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(_Strict):
+    """The language model an agent speaks with; written `provider:NAME`, or as a mapping with `use:`."""
+
+    provider: models.Provider = Field(default="auto", description="auto, gemini, openai, local or scripted")
+    name: str | None = Field(default=None, description="the provider's own name of the model, or a file's path")
+    base_url: Annotated[str, BeforeValidator(models.read_base_url)] | None = Field(
+        default=None, description="Address of an OpenAI-compatible server, for `openai:` models only."
+    )
+    api_key_env: Annotated[str, BeforeValidator(models.read_api_key_env)] | None = Field(
+        default=None, description="Name of the environment variable that holds the key, never the key itself."
+    )
+    temperature: Annotated[float, BeforeValidator(fields.number(*TEMPERATURE))] | None = Field(
+        default=None, description="How much the answers vary; without it the provider's own default holds."
+    )
+    max_tokens: Annotated[int, BeforeValidator(fields.integer(*MAX_TOKENS))] | None = Field(
+        default=None, description="The longest answer, in tokens."
+    )
+
+    @field_validator("provider", mode="before")
+    @classmethod
+    def _report_bad_use(cls, value: object) -> object:
+        if isinstance(value, models.BadUse):
+            raise refuse(value.message)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_provider(self) -> Self:
+        if self.base_url and self.provider != "openai":
+            raise refuse(f"is for openai: models only, and this one is {self.label}", "base_url")
+        if self.api_key_env and self.provider not in {"openai", "gemini"}:
+            raise refuse(f"is for openai: and gemini: models only, and this one is {self.label}", "api_key_env")
+        if not self.name and self.provider in models.NEEDS_NAME:
+            raise refuse(f"needs a name after {self.provider}:")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The model as `use:` writes it: `openai:NAME`, or the provider alone."""
+        return f"{self.provider}:{self.name}" if self.name else self.provider
+
+
+class ToolSpec(_Strict):
+    """One thing an agent can call: a built-in by `name`, or a Python function as `module:function`."""
+
+    name: Annotated[str, BeforeValidator(names.read_tool)] | None = Field(
+        default=None, description="Name of a built-in tool."
+    )
+    python: Annotated[str, BeforeValidator(names.read_function)] | None = Field(
+        default=None, description='A Python function as "module:function", from the tools folder or an allowed module.'
+    )
+    timeout: Annotated[float, BeforeValidator(fields.seconds(*TIMEOUT))] | None = Field(
+        default=None, description="The longest one call may take; without it the tool's own limit holds."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_tool(self) -> Self:
+        if self.name and self.python:
+            raise refuse("has both name: and python:, but is one tool: remove one of them")
+        if not self.name and not self.python:
+            raise refuse("names no tool: write name: for a built-in, or python: for a function of yours")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What tells this tool from the others: the built-in's name, or `module:function`."""
+        return self.name or self.python or ""
+
+
+class HistorySpec(_Strict):
+    """How much of a session an agent is shown again."""
+
+    messages: Annotated[int, BeforeValidator(fields.integer(*HISTORY))] = Field(
+        default=20, description="How many of the session's latest messages the agent sees."
+    )
+
+
+class LimitsSpec(_Strict):
+    """What one agent may use."""
+
+    concurrency: Annotated[int, BeforeValidator(fields.integer(*CONCURRENCY))] | None = Field(
+        default=None, description="How many tasks of this agent may run at once, on all workers; without it any number."
+    )
+    steps: Annotated[int, BeforeValidator(fields.integer(*STEPS))] = Field(
+        default=20, description="How many model calls one task may make."
+    )
+    wall: Annotated[float, BeforeValidator(fields.seconds(*WALL))] = Field(
+        default=300.0, description="The longest one task may run."
+    )
+
+
+def _model_fields(value: object, info: ValidationInfo) -> object:
+    source = _source(info)
+    return value if isinstance(value, ModelSpec) else models.read(value, source.folder if source else None)
+
+
+def _tool_fields(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if scalars.is_mapping(value) or isinstance(value, ToolSpec):
+        return value
+    raise refuse(f"must be a tool's name or a mapping, not {fields.described(value)}")
+
+
+def _own_words(read: Callable[[object], str]) -> Callable[[object, ValidationInfo], str]:
+    """Return a reader for YAML that leaves a row's columns as they are: they are free text there."""
+
+    def read_or_keep(value: object, info: ValidationInfo) -> str:
+        source = _source(info)
+        return value if source and source.row and isinstance(value, str) else read(value)
+
+    return read_or_keep
+
+
+class AgentSpec(_Strict):
+    """A checked definition of one agent."""
+
+    name: Annotated[str, BeforeValidator(_own_words(names.read_agent))] = Field(
+        description=f"The agent's name: {names.AGENT_RULE}."
+    )
+    type: Annotated[str, BeforeValidator(_own_words(fields.line(LONGEST_TYPE, "assistant")))] = Field(
+        default="assistant", description="What kind of agent this is, in your own word."
+    )
+    description: Text = Field(default="", description="What the agent is for, in a sentence people read in lists.")
+    capabilities: Annotated[
+        tuple[Annotated[str, BeforeValidator(_own_words(fields.line(LONGEST_CAPABILITY, "research")))], ...],
+        BeforeValidator(fields.items("[research, cite]", MOST_CAPABILITIES)),
+    ] = Field(default=(), description="What the agent can do, as words by which it can be found.")
+    model: Annotated[ModelSpec, BeforeValidator(_model_fields)] = Field(
+        default=ModelSpec(), description="The language model; `auto` takes the first one that is there."
+    )
+    instructions: Text = Field(description="What the agent is told to do, and how; the model reads this first.")
+    tools: Annotated[
+        tuple[Annotated[ToolSpec, BeforeValidator(_tool_fields)], ...],
+        BeforeValidator(fields.items("[calculate]", MOST_TOOLS)),
+    ] = Field(default=(), description="What the agent can call.")
+    history: Annotated[HistorySpec, BeforeValidator(fields.mapping("{messages: 20}"))] = Field(
+        default=HistorySpec(), description="How much of a session the agent sees again."
+    )
+    limits: Annotated[LimitsSpec, BeforeValidator(fields.mapping("{steps: 20, wall: 5m}"))] = Field(
+        default=LimitsSpec(), description="What one task, and the agent as a whole, may use."
+    )
+
+    @field_validator("instructions")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        # Stripped, so that `|`, `|-` and quotes around the same words are one version, not three.
+        if not value.strip():
+            raise refuse("must not be empty: say what the agent is to do")
+        return value.strip()
+
+    @field_validator("capabilities")
+    @classmethod
+    def _capabilities_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        _refuse_repeated(value)
+        return value
+
+    @field_validator("tools")
+    @classmethod
+    def _tools_differ(cls, value: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
+        _refuse_repeated(tuple(tool.label for tool in value))
+        return value
+
+
+def _refuse_repeated(words: tuple[str, ...]) -> None:
+    for index, word in enumerate(words):
+        if (first := words.index(word)) < index:
+            raise refuse(f"repeats {fields.described(word)}, which is already entry {first + 1}: remove one", index)
+
+
+def canonical(spec: AgentSpec) -> dict[str, Any]:
+    """Return the JSON form that is stored: what says who the agent is, and beyond that only what is not a default.
+
+    Defaults are left out so that a field added by a later release does not make a new version of every agent; for the
+    same reason the meaning of a default never changes within one `version` of the format. `parse_config` reads it back.
+    """
+    form: dict[str, Any] = {
+        "name": spec.name,
+        "type": spec.type,
+        "model": _model_form(spec.model),
+        "instructions": spec.instructions,
+        "description": spec.description,
+        "capabilities": list(spec.capabilities),
+        "tools": [_tool_form(tool) for tool in spec.tools],
+        "history": _changed(spec.history),
+        "limits": _changed(spec.limits),
+    }
+    return {key: value for key, value in form.items() if value or key in {"name", "type"}}
+
+
+def content_hash(spec: AgentSpec) -> str:
+    """Return the SHA-256 (hex) of the canonical JSON: equal for equal meaning, however it was written."""
+    text = json.dumps(canonical(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _model_form(model: ModelSpec) -> str | dict[str, Any]:
+    options = {key: value for key, value in _changed(model).items() if key not in {"provider", "name"}}
+    return {"use": model.label, **options} if options else model.label
+
+
+def _tool_form(tool: ToolSpec) -> str | dict[str, Any]:
+    form = _changed(tool)
+    return tool.label if form.keys() == {"name"} else form
+
+
+def _changed(part: BaseModel) -> dict[str, Any]:
+    return {key: _number(value) for key, value in part.model_dump(exclude_defaults=True).items()}
+
+
+def _number(value: object) -> object:
+    """Return `300` for `300.0`, so that the stored form reads as it was written."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys an author may write, by where they stand; `*` is any entry of a list."""
+    model = ["use" if key == "name" else key for key in ModelSpec.model_fields if key != "provider"]
+    return {
+        (): ("version", *AgentSpec.model_fields),
+        ("model",): tuple(model),
+        ("tools", "*"): tuple(ToolSpec.model_fields),
+        ("history",): tuple(HistorySpec.model_fields),
+        ("limits",): tuple(LimitsSpec.model_fields),
+    }
+
+
+# What the design gives to later releases. It is refused, never accepted and ignored: an author who writes
+# `approval: true` must not find out from a bill that it meant nothing yet.
+LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
+    (): frozenset({"memory", "knowledge", "retry", "schedules"}),
+    ("tools", "*"): frozenset({"effects", "approval", "on_unknown"}),
+    ("history",): frozenset({"summarize"}),
+    ("limits",): frozenset({"tokens"}),
+}

@@ -75,6 +75,7 @@ class State(MutableMapping[str, Any]):
             return copy.deepcopy(self._ledger.work[key])
 
     def __setitem__(self, key: str, value: Any) -> None:
+        key = _plain_key(key)
         kept = _json(value, _place(key))
         with self._ledger.lock:
             self._record("set", key, kept)
@@ -109,6 +110,7 @@ class State(MutableMapping[str, Any]):
         Raises StateError when the value there is not a number. Other runs may have written meanwhile: the number that is
         kept is decided when the run ends.
         """
+        key = _plain_key(key)
         step = _json(by, f"the step of {_place(key)}")
         if not _is_number(step):
             raise StateError(f"cannot increment {_place(key)} by {_kind(step)}; give a number")
@@ -123,6 +125,7 @@ class State(MutableMapping[str, Any]):
 
     def append(self, key: str, value: Any) -> None:
         """Add `value` at the end of the list at `key` (an empty list when absent); StateError when it is not a list."""
+        key = _plain_key(key)
         kept = _json(value, _place(key))
         with self._ledger.lock:
             there: Any = self._ledger.work.get(key, [])
@@ -164,7 +167,7 @@ class State(MutableMapping[str, Any]):
 
     def update(self, *other: Any, **values: Any) -> None:
         """Set every key of a mapping or of pairs, as dict.update does; nothing is set when one value is not JSON."""
-        checked = {key: _json(value, _place(key)) for key, value in dict(*other, **values).items()}
+        checked = {_plain_key(key): _json(value, _place(key)) for key, value in dict(*other, **values).items()}
         with self._ledger.lock:
             for key, value in checked.items():
                 self[key] = value
@@ -177,12 +180,16 @@ class State(MutableMapping[str, Any]):
         if self._closed is not None:
             raise StateError(f"cannot write {_place(key)}: {self._closed}")
         # A copy of its own: the value in `work` may be read while operations are being stored.
-        self._ledger.operations.append({"op": op, "key": str.__str__(key), "value": copy.deepcopy(value)})
+        self._ledger.operations.append({"op": op, "key": key, "value": copy.deepcopy(value)})
 
 
-def _place(key: object) -> str:
+def _plain_key(key: object) -> str:
     if not isinstance(key, str):
         raise StateError(f"a state key must be a string, not {_kind(key)} ({key!r})")
+    return str.__str__(key)
+
+
+def _place(key: str) -> str:
     return f"state[{key!r}]"
 
 

@@ -108,9 +108,14 @@ def _tool_problems(definition: Definition, toolbox: Toolbox) -> Iterator[Problem
 
 
 def _model_problems(definition: Definition, environ: Mapping[str, str]) -> Iterator[Problem]:
-    reason = models.unknown(definition.spec.model, environ)
+    reason = _model_fault(definition.spec.model, environ)
     if reason is not None:
         yield definition.problem(("model",), reason)
+
+
+def _model_fault(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
+    """Return why no worker could ever serve a model. A missing key is none: another worker may have it."""
+    return models.why_not_servable(spec, environ) if spec.provider == "scripted" else None
 
 
 def _same_name(label: str, other: str, name: str) -> str:
@@ -133,9 +138,10 @@ async def plan(
     async with db.connection() as conn:
         known = await _known(conn, loaded.definitions)
         items = [await _item(conn, definition, known) for definition in loaded.definitions]
-    if resolve_auto:
-        items = [await asyncio.to_thread(_resolved, item, environ) for item in items]
-    return Plan(tuple(items), loaded.problems, _missing(loaded, known, scope))
+    resolved = [await _resolved(item, environ) for item in items] if resolve_auto else items
+    faults = [item for item in resolved if isinstance(item, Problem)]
+    kept = [item for item in resolved if isinstance(item, PlanItem)]
+    return Plan(tuple(kept), (*loaded.problems, *faults), _missing(loaded, known, scope))
 
 
 async def _known(conn: Conn, definitions: Sequence[Definition]) -> _Known:
@@ -163,10 +169,13 @@ async def _item(conn: Conn, definition: Definition, known: _Known) -> PlanItem:
     return PlanItem(spec.name, Action.UPDATE, definition, spec.model, current, None, lines, retired)
 
 
-def _resolved(item: PlanItem, environ: Mapping[str, str]) -> PlanItem:
-    if item.model.provider != "auto":
+async def _resolved(item: PlanItem, environ: Mapping[str, str]) -> PlanItem | Problem:
+    if item.action not in {Action.CREATE, Action.UPDATE}:
         return item
-    return dataclasses.replace(item, model=models.resolve_auto(item.model, environ))
+    try:
+        return dataclasses.replace(item, model=await models.resolve_auto(item.model, environ))
+    except CirkellineError as error:
+        return item.definition.problem(("model",), str(error))
 
 
 def _missing(loaded: Loaded, known: _Known, scope: Sequence[Path] | None) -> tuple[str, ...]:
@@ -200,7 +209,8 @@ class _Readable(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)  # pyright: ignore[reportUnknownMemberType]
 
 
 _Readable.add_representer(str, _text)
@@ -290,7 +300,8 @@ async def accept_sql_agents(
 
 async def _check_row(db: Database, row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -> Checked | None:
     try:
-        spec, model = await asyncio.to_thread(_read_row, row, toolbox, environ)
+        spec = await asyncio.to_thread(_read_row, row, toolbox, environ)
+        model = await models.resolve_auto(spec.model, environ)
     except Exception as error:  # noqa: BLE001 - anybody may write that row: whatever it breaks is its own problem
         problem = str(error) if isinstance(error, CirkellineError) else f"it cannot be read: {error!r}"
         if row.problem is not None:
@@ -307,7 +318,7 @@ async def _check_row(db: Database, row: agents.Agent, toolbox: Toolbox, environ:
     return Checked(handle or row.label, None) if accepted else None
 
 
-def _read_row(row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -> tuple[AgentSpec, ModelSpec]:
+def _read_row(row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -> AgentSpec:
     spec = parse_config(row.config, name=row.name, type=row.type, capabilities=row.capabilities)
     taken: dict[str, str] = {}
     for tool in spec.tools:
@@ -315,7 +326,7 @@ def _read_row(row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -
         if name in taken:
             raise DefinitionError(_same_name(tool.label, taken[name], name))
         taken[name] = tool.label
-    reason = models.unknown(spec.model, environ)
+    reason = _model_fault(spec.model, environ)
     if reason is not None:
         raise DefinitionError(reason)
-    return spec, models.resolve_auto(spec.model, environ) if spec.model.provider == "auto" else spec.model
+    return spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Opened:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings, *, migrate: bool = True, connections: int = 8) -> AsyncIterator[Opened]:
+async def open_database(settings: Settings, *, migrate: bool = True, connections: int = 8) -> AsyncGenerator[Opened]:
     """Open the database that the settings name, or else the embedded one, and migrate it unless told not to.
 
     A given database that does not answer is an error, never a reason to take the embedded one.
@@ -55,7 +55,7 @@ async def open_database(settings: Settings, *, migrate: bool = True, connections
 
 
 @asynccontextmanager
-async def _server(settings: Settings) -> AsyncIterator[tuple[str, bool]]:
+async def _server(settings: Settings) -> AsyncGenerator[tuple[str, bool]]:
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value(), False
         return

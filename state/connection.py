@@ -21,6 +21,18 @@ SEARCH_PATH = "runtime, ai, public"
 Disconnected = (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout)
 QueryError = psycopg.Error
 
+# By SQLSTATE, what passes by itself: lost connections, deadlocks, full disks, locks, shutdowns, system errors, and a
+# standby that has not been promoted yet. A statement that ran out of memory or of time does so again.
+_PASSING_CLASSES = ("08", "40", "53", "55", "57", "58", "25006")
+_LASTING = ("53200", "57014")
+
+
+def is_away(error: psycopg.Error) -> bool:
+    """Whether the server could not do its part just now, so that the same statement is worth trying again later."""
+    if error.sqlstate is None:
+        return isinstance(error, Disconnected)
+    return error.sqlstate.startswith(_PASSING_CLASSES) and error.sqlstate not in _LASTING
+
 
 class DatabaseUnavailable(CirkellineError):
     """The configured database does not answer."""

@@ -1,0 +1,94 @@
+"""The heartbeat: a thread with a connection of its own, so that nothing on the event loop can cost the lease."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID
+
+import structlog
+
+from cirkelline.state import workers
+from cirkelline.state.connection import Disconnected, QueryError
+from cirkelline.state.workers import Beat
+
+BEATS_PER_LEASE: Final = 3
+JOIN_TIMEOUT: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Beats for one worker, three times a lease, until it is left; each answer goes to `heard`, on this thread.
+
+    `heard` gets the worker it was asked for as well: an answer about an id that has been given up must not be acted on.
+    """
+
+    def __init__(self, url: str, worker: UUID, *, lease: float, heard: Callable[[UUID, Beat], None]) -> None:
+        self._url = url
+        self._worker = worker
+        self._interval = lease / BEATS_PER_LEASE
+        self._heard = heard
+        self._stop = threading.Event()
+        self._now = threading.Event()
+        self._last = time.monotonic()
+        self._steady_since = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="cirkelline-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._now.set()
+        # The last statement may hang on a dead network: the thread is a daemon, and leaving does not wait for it long.
+        self._thread.join(JOIN_TIMEOUT)
+
+    @property
+    def steady(self) -> float:
+        """How many seconds the beat has been without a gap; 0 while the database does not answer."""
+        now = time.monotonic()
+        return 0.0 if now - self._last > 2 * self._interval else now - self._steady_since
+
+    def beat_for(self, worker: UUID) -> None:
+        """Beat for another id from now on, at once."""
+        self._worker = worker
+        self._now.set()
+
+    def _run(self) -> None:
+        connection: workers.Heartbeat | None = None
+        while not self._stop.is_set():
+            try:
+                connection = connection or workers.Heartbeat(self._url)
+                self._beat(connection)
+            except (*Disconnected, QueryError) as error:
+                log.warning("worker.heartbeat_failed", error=str(error).strip())
+                _close(connection)
+                connection = None
+            self._now.wait(self._interval)
+            self._now.clear()
+        _close(connection)
+
+    def _beat(self, connection: workers.Heartbeat) -> None:
+        worker = self._worker
+        answer = connection.beat(worker)
+        now = time.monotonic()
+        if now - self._last > BEATS_PER_LEASE * self._interval:
+            self._steady_since = now
+        self._last = now
+        if not self._stop.is_set():
+            self._heard(worker, answer)
+
+
+def _close(connection: workers.Heartbeat | None) -> None:
+    try:
+        if connection is not None:
+            connection.close()
+    except QueryError:
+        log.debug("worker.heartbeat_connection_was_gone")

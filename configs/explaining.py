@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -50,22 +50,21 @@ def findings(error: ValidationError, data: object, most: int) -> Iterator[Findin
 
 def _finding(details: ErrorDetails, data: object) -> Finding:
     path: KeyPath = details["loc"]
+    context: dict[str, Any] = details.get("ctx", {})
     if path[:1] == ("model",) and path[1:] in {("provider",), ("name",)}:
         path = ("model", "use")
-    if details["type"] == "extra_forbidden":
-        return Finding(path, unknown_key(path), at_key=True)
+    path += context.get("at", ())
+    if details["type"] in {"extra_forbidden", fields.UNKNOWN_KEY}:
+        return Finding(path, unknown_key(path, context.get("hint")), at_key=True)
     if details["type"] == "missing":
-        return Finding(path, _MISSING.get(str(path[-1]), f"{path[-1]} is missing"))
-    context: dict[str, Any] = details.get("ctx", {})
-    if details["type"] == fields.REFUSED:
-        path += context["at"]
-        predicate = context["message"]
-    else:  # pragma: no cover  # every field reads with our own readers; this keeps a forgotten one from being silent
-        predicate = f"is not valid: {details['msg']}"
-    return Finding(path, f"{subject(path, data)} {predicate}")
+        return Finding((), _MISSING[str(path[-1])])
+    path = _written(path, data)
+    # Every field reads with readers of ours; pydantic's own words would mean that one was forgotten.
+    predicate = context.get("message") or f"is not valid: {details['msg']}"
+    return Finding(path, f"{subject(path)} {predicate}")
 
 
-def unknown_key(path: KeyPath) -> str:
+def unknown_key(path: KeyPath, hint: str | None = None) -> str:
     """Return the sentence about a key that does not belong where it stands."""
     *above, last = path
     place = tuple("*" if isinstance(step, int) else step for step in above)
@@ -73,36 +72,34 @@ def unknown_key(path: KeyPath) -> str:
     if key in schema.LATER.get(place, ()):
         return f"{subject(path)} is not supported yet: remove it"
     known = schema.surface_keys().get(place, ())
-    hint = _hint(key, known)
-    where = f" in {subject(tuple(above))}" if above else ""
-    return f"unknown key {wording.shown(key)}{where}; {hint or 'the keys here are ' + wording.listed(known)}"
+    hint = hint or _hint(key, known) or f"the keys here are {wording.listed(known)}"
+    return f"unknown key {wording.shown(key)}{f' in {subject(tuple(above))}' if above else ''}; {hint}"
 
 
 def _hint(key: str, known: tuple[str, ...]) -> str | None:
-    if found := wording.nearest(key, known):
-        return f"did you mean '{found}'?"
     if key in _ELSEWHERE:
         return _ELSEWHERE[key]
-    for place, keys in schema.surface_keys().items():
-        if key in keys and place:
-            return f"it belongs under {place[0]}:"
-    return None
+    if found := wording.nearest(key, known):
+        return f"did you mean '{found}'?"
+    places = (place[0] for place, keys in schema.surface_keys().items() if place and key in keys)
+    return next((f"it belongs under {place}:" for place in places), None)
 
 
-def subject(path: KeyPath, data: object = None) -> str:
-    """Return a path as text, `tools[0].timeout`; with `data`, only as far as the definition goes."""
-    text = "the agent"
+def subject(path: KeyPath) -> str:
+    """Return a path as text: `tools[0].timeout`."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.lstrip(".") or "the agent"
+
+
+def _written(path: KeyPath, data: object) -> KeyPath:
+    """Return a path as far as the definition goes: `tools: [x]` has no `tools[0].name` to speak of."""
     for index, step in enumerate(path):
-        if data is not None:
-            if not _has(data, step):
-                break
-            data = cast("Any", data)[step]
-        part = f"[{step}]" if isinstance(step, int) else f".{step}"
-        text = text + part if index else part.lstrip(".")
-    return text
-
-
-def _has(data: object, step: str | int) -> bool:
-    if isinstance(step, int):
-        return scalars.is_list(data) and step < len(data)
-    return scalars.is_mapping(data) and step in data
+        if isinstance(step, int):
+            if not scalars.is_list(data) or step >= len(data):
+                return path[:index]
+            data = data[step]
+        else:
+            if not scalars.is_mapping(data) or step not in data:
+                return path[:index]
+            data = data[step]
+    return path

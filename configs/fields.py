@@ -17,11 +17,17 @@ from cirkelline.configs import durations, scalars, wording
 from cirkelline.configs.scalars import Expanded, Plain
 
 REFUSED: Final = "refused"
+UNKNOWN_KEY: Final = "unknown_key"
 
 
 def refuse(message: str, *at: str | int) -> PydanticCustomError:
     """Return the error that says `message` about the value being read, or about what stands `at` a path inside it."""
     return PydanticCustomError(REFUSED, "{message}", {"message": message, "at": at})
+
+
+def unknown_key(key: str, hint: str) -> PydanticCustomError:
+    """Return the error that the mapping being read has no such key; `hint` says what to write instead."""
+    return PydanticCustomError(UNKNOWN_KEY, "unknown key", {"at": (key,), "hint": hint})
 
 
 def described(value: object) -> str:

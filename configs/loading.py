@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -74,7 +75,7 @@ def load(paths: Sequence[Path], environ: Mapping[str, str]) -> Loaded:
     outcomes = list(_names_apart(outcomes))
     return Loaded(
         tuple(outcome.definition for outcome in outcomes if outcome.definition),
-        tuple(problem for outcome in outcomes for problem in outcome.problems),
+        tuple(_bounded(outcomes)),
     )
 
 
@@ -94,7 +95,7 @@ def _file(path: Path, environ: Mapping[str, str]) -> list[_Outcome]:
     outcomes = [_failed(part) if isinstance(part, Problem) else _document(path, part) for part in _meant(parts)]
     if isinstance(parts[-1], Problem):  # perhaps a file that is being written: the part before may be half a thought
         outcomes = [replace(outcome, definition=None) for outcome in outcomes]
-    return _bounded(path, outcomes)
+    return outcomes
 
 
 def _meant(parts: Sequence[Document | Problem]) -> Sequence[Document | Problem]:
@@ -106,15 +107,14 @@ def _meant(parts: Sequence[Document | Problem]) -> Sequence[Document | Problem]:
             return parts
 
 
-def _bounded(path: Path, outcomes: list[_Outcome]) -> list[_Outcome]:
-    problems = [problem for outcome in outcomes for problem in outcome.problems]
-    if len(problems) <= _MOST_PROBLEMS:
-        return outcomes
-    next_one = problems[_MOST_PROBLEMS]
-    message = f"there is more from here on: the first {_MOST_PROBLEMS} faults of this file are listed"
-    more = Problem(path, next_one.line, next_one.column, message)
-    listed = _Outcome(path, (*problems[:_MOST_PROBLEMS], more))
-    return [listed, *(replace(outcome, problems=()) for outcome in outcomes)]
+def _bounded(outcomes: Iterable[_Outcome]) -> Iterator[Problem]:
+    """Yield the problems, of each file a readable number."""
+    for path, of_file in groupby(outcomes, key=lambda outcome: outcome.path):
+        problems = [problem for outcome in of_file for problem in outcome.problems]
+        yield from problems[:_MOST_PROBLEMS]
+        for first_hidden in problems[_MOST_PROBLEMS : _MOST_PROBLEMS + 1]:
+            message = f"here and below there are more faults: the first {_MOST_PROBLEMS} of this file are listed"
+            yield Problem(path, first_hidden.line, first_hidden.column, message)
 
 
 def _document(path: Path, document: Document) -> _Outcome:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from cirkelline.configs import fields, scalars, secrecy, wording
-from cirkelline.configs.fields import refuse
+from cirkelline.configs.fields import refuse, unknown_key
 
 Provider = Literal["auto", "gemini", "openai", "local", "scripted"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
@@ -46,7 +46,7 @@ def read(value: object, folder: Path | None) -> dict[str, Any]:
         raise refuse(f"{what}: write {_FORMS}, or {{use: …}} with options")
     mapping = dict(value)
     if stray := next((key for key in ("provider", "name") if key in mapping), None):
-        raise refuse(f"unknown key '{stray}': write provider and name as one, use: openai:NAME", stray)
+        raise unknown_key(stray, "write provider and name as one, such as use: openai:NAME")
     named = (
         _named(mapping.pop("use"), folder) if "use" in mapping else {"provider": BadUse(f"needs use: with {_FORMS}")}
     )

@@ -65,8 +65,8 @@ class Positions:
     keys: Mapping[KeyPath, Position] = field(default_factory=dict[KeyPath, Position])
 
     def value(self, path: KeyPath) -> Position:
-        """Return where a value stands or, when it is not in the file, the nearest parent's key."""
-        return self.values[path] if path in self.values else self.key(path[:-1])
+        """Return where a value stands or, when it is not in the file, its key or the nearest parent's."""
+        return self.values[path] if path in self.values else self.key(path)
 
     def key(self, path: KeyPath) -> Position:
         """Return where a key (or a list's entry) stands or, when it is not in the file, the nearest parent's."""

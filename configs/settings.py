@@ -18,6 +18,7 @@ from cirkelline.configs.fields import refuse
 from cirkelline.configs.scalars import Expanded
 
 PREFIX: Final = "CIRKELLINE_"
+_FOR_TESTS: Final = "CIRKELLINE_TEST_"
 _SCHEMES: Final = ("postgresql", "postgres", "postgresql+psycopg")
 _MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
@@ -55,8 +56,7 @@ def _choice(*choices: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         text = fields.text(value).strip().lower()
         if text not in choices:
-            hint = wording.did_you_mean(text, choices)
-            raise refuse(f"must be {wording.listed(choices, 'or')}, not {wording.shown(text)}{hint}")
+            raise refuse(f"must be {wording.listed(choices, 'or')}, not {wording.shown(text)}")
         return text
 
     return read
@@ -230,5 +230,6 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
     They are no error, as another release may read them; `doctor` warns, because a mistyped setting is silently a default.
     """
     known = [variable.name for variable in variables()]
-    strange = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    others = {name for name in environ if name.startswith(PREFIX) and not name.startswith(_FOR_TESTS)}
+    strange = sorted(others - set(known))
     return [(name, wording.nearest(name, known)) for name in strange]

@@ -21,6 +21,7 @@ _MISFIT: Final = (
     "this does not fit what stands before it: line it up with the key or entry it belongs beside, "
     "and put a whole value in quotes, not a part of it"
 )
+_OPEN: Final = "this bracket is never closed, or a comma is missing in it"
 _AFTER_BAR: Final = "nothing but a comment may follow | or > on its line: put the text on the next line, indented"
 
 # Words of the messages (libyaml's, and the pure Python parser's where those differ), tried in this order.
@@ -47,8 +48,8 @@ _AT_BEGINNING: Final = {
     "could not find expected ':'": _NO_COLON,
     "end of stream": "this quote is never closed: close it, or remove it",
     "document separator": "this quote is never closed: close it, or remove it",
-    "']'": "this [ is never closed, or a comma is missing in it",
-    "'}'": "this { is never closed, or a comma is missing in it",
+    "']'": _OPEN,
+    "'}'": _OPEN,
 }
 
 
@@ -69,6 +70,8 @@ def _meaning(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     began = error.context_mark.index if error.context_mark else at
     if "cannot start any token" in problem and at < len(text):
         return at, _TAB if text[at] == "\t" else f"{text[at]} cannot begin a value: put the text in quotes"
+    if "node content" in problem and not text[at:].strip():
+        return max(text.rfind("["), text.rfind("{")), _OPEN
     for words, sentence in _AT_BEGINNING.items():
         if words in problem:
             return _unquoted_variable(text, began, at) or (began, sentence)

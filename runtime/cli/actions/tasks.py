@@ -1,0 +1,288 @@
+"""Giving agents work and following it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from cirkelline.configs import scalars
+from cirkelline.configs.errors import CirkellineError
+from cirkelline.runtime.cli import console, display, failures, opening, waiting
+from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
+from cirkelline.state import agents, standing, tasks, workers
+from cirkelline.state.agents import Agent
+from cirkelline.state.connection import Conn, Database
+from cirkelline.state.tasks import Task, TaskStatus
+
+_TONES: Final[dict[str, Tone]] = {
+    TaskStatus.COMPLETED: "good",
+    TaskStatus.FAILED: "bad",
+    TaskStatus.CANCELLED: "quiet",
+    TaskStatus.RUNNING: "busy",
+    TaskStatus.WAITING: "busy",
+}
+_HEADINGS: Final = ("task", "agent", "status", "created", "type", "input")
+_FIRST_POLL: Final = 0.05  # s
+_LONGEST_POLL: Final = 0.5  # s
+
+
+def document(task: Task, why: str | None = None) -> dict[str, Any]:
+    """Return a task as --json prints it; `why` says what one that has not ended waits for."""
+    return {
+        "id": task.id,
+        "agent": task.agent,
+        "agent_id": task.agent_id,
+        "type": task.task_type,
+        "status": task.status,
+        "payload": task.payload,
+        "result": task.result,
+        "error": task.error,
+        "why": why,
+        "session_id": task.session_id,
+        "user_id": task.user_id,
+        "priority": task.priority,
+        "run_at": task.run_at,
+        "attempt": task.attempt,
+        "worker": task.worker,
+        "state_version": task.state_version,
+        "definition_version": task.definition_version,
+        "created_at": task.created_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at or task.completed_at,
+        "adopted": bool(task.adopted),
+    }
+
+
+def _status(task: Task) -> Mark:
+    return Mark(task.status or "none", _TONES.get(task.status or "", "plain"))
+
+
+def _input(payload: Any) -> Any:
+    return payload["input"] if scalars.is_mapping(payload) and "input" in payload else payload
+
+
+def _output(result: Any) -> Any:
+    return result["output"] if scalars.is_mapping(result) and "output" in result else result
+
+
+def _rows(found: Sequence[Task]) -> list[Sequence[Cell]]:
+    return [
+        (
+            display.short(task.id),
+            task.agent or "-",
+            _status(task),
+            display.ago(task.submitted_at or task.created_at),
+            task.task_type or "-",
+            display.value(_input(task.payload), 70),
+        )
+        for task in found
+    ]
+
+
+def _listed(found: Sequence[Task], empty: str) -> Answer:
+    return Answer({"tasks": [document(task) for task in found]}, [Table(_HEADINGS, _rows(found), empty)])
+
+
+async def find(*, status: str | None, agent: str | None, session: str | None, limit: int) -> Answer:
+    """List the newest tasks that fit."""
+    async with opening.connected() as conn:
+        agent_id = (await agents.get(conn, agent)).id if agent else None
+        session_id = await standing.session(conn, session) if session else None
+        found = await tasks.find(conn, status=status, agent_id=agent_id, session_id=session_id, limit=limit)
+    fits = " that fit" if status or agent or session else ""
+    return _listed(found, f"no tasks{fits} (`cirkelline tasks submit` makes one)")
+
+
+async def search(words: str, limit: int) -> Answer:
+    """List the newest tasks whose type or input holds every word."""
+    async with opening.connected() as conn:
+        found = await tasks.search(conn, words, limit=limit)
+    return _listed(found, f"no task's type or input holds {words!r}")
+
+
+async def submit(agent: str, given: Any, *, task_type: str, wait_for_it: bool, patience: float | None) -> Answer:
+    """Put a task in line; say what will keep it from running; wait for its end when asked."""
+    async with opening.database(migrate=True) as opened:
+        async with opened.db.connection() as conn:
+            found = await agents.get(conn, agent)
+            task_id = await tasks.submit(conn, agent_id=found.id, payload={"input": given}, task_type=task_type)
+            obstacle = await _obstacle(conn, found)
+            task = await tasks.get(conn, task_id)
+        if obstacle:
+            console.warn(obstacle)
+        if wait_for_it:
+            return await _followed(opened.db, task, patience, told=obstacle is not None)
+    said = (
+        f"task {display.short(task_id)} submitted to {found.label} (`cirkelline tasks wait {display.short(task_id)}`)"
+    )
+    return Answer(document(task, obstacle), [Text(said)])
+
+
+async def _obstacle(conn: Conn, agent: Agent) -> str | None:
+    return waiting.unfit(agent) or (None if await workers.any_alive(conn) else waiting.NO_WORKER)
+
+
+async def wait(reference: str, patience: float | None) -> Answer:
+    """Wait for a task's end and answer with its output."""
+    async with opening.database() as opened:
+        async with opened.db.connection() as conn:
+            task = await tasks.get(conn, await tasks.resolve(conn, reference))
+        return await _followed(opened.db, task, patience, told=False)
+
+
+async def _followed(db: Database, task: Task, patience: float | None, *, told: bool) -> Answer:
+    try:
+        async with asyncio.timeout(patience):
+            return _ended(await _end(db, task, told=told))
+    except TimeoutError:
+        async with db.connection() as conn:
+            task, why = await _explained(conn, task)
+        if task.ended:
+            return _ended(task)
+        complaint = (
+            f"task {display.short(task.id)} is still {task.status} after {display.span(patience or 0)}: {why}"
+            f" (`cirkelline tasks wait {display.short(task.id)}` goes on waiting)"
+        )
+        return Answer(document(task, why), exit_code=failures.UNFINISHED, complaint=complaint)
+    except asyncio.CancelledError:  # Ctrl-C
+        console.note(
+            f"task {display.short(task.id)} goes on (`cirkelline tasks cancel {display.short(task.id)}` stops it)"
+        )
+        raise
+
+
+async def _end(db: Database, task: Task, *, told: bool) -> Task:
+    """Return the task once it has ended, saying once what keeps a pending one from starting."""
+    pause = _FIRST_POLL
+    while not task.ended:
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_POLL)
+        async with db.connection() as conn:
+            task = await tasks.get(conn, task.id)
+            if pause == _LONGEST_POLL and not told and task.status == TaskStatus.PENDING:
+                told = True
+                _, why = await _explained(conn, task)
+                console.note(f"task {display.short(task.id)} is pending: {why}")
+    return task
+
+
+def _ended(task: Task) -> Answer:
+    if task.status == TaskStatus.COMPLETED:
+        return Answer(document(task), [_content(_output(task.result))])
+    reason = f": {_error(task)}" if task.status == TaskStatus.FAILED else ""
+    complaint = (
+        f"task {display.short(task.id)} {_was(task)}{reason} (`cirkelline tasks retry {display.short(task.id)}`)"
+    )
+    return Answer(document(task), exit_code=failures.FAILED, complaint=complaint)
+
+
+def _was(task: Task) -> str:
+    return "was cancelled" if task.status == TaskStatus.CANCELLED else str(task.status)
+
+
+def _error(task: Task) -> str:
+    """Return why a task failed in one line: the type and message of its result, or its error column."""
+    match task.result:
+        case {"error": {"type": str(kind), "message": str(message)}}:
+            return display.line(f"{kind}: {message}", 500)
+        case _:
+            return display.line(task.error or "no reason was written", 500)
+
+
+def _content(value: Any) -> Text:
+    return Text(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+
+
+async def show(reference: str) -> Answer:
+    """Show one task in words."""
+    async with opening.connected() as conn:
+        task, why = await _explained(conn, await tasks.get(conn, await tasks.resolve(conn, reference)))
+    blocks: list[Block] = [Facts(_facts(task, why)), Text("Input:", apart=True), _content(_input(task.payload))]
+    if task.status == TaskStatus.COMPLETED:
+        blocks += [Text("Output:", apart=True), _content(_output(task.result))]
+    return Answer(document(task, why), blocks)
+
+
+async def _explained(conn: Conn, task: Task) -> tuple[Task, str | None]:
+    task = await tasks.get(conn, task.id)
+    if task.ended:
+        return task, None
+    agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
+    return task, waiting.why(task, agent, await standing.of(conn, task.id), await workers.find(conn))
+
+
+def _facts(task: Task, why: str | None) -> list[tuple[str, Cell]]:
+    pairs: list[tuple[str, Cell]] = [
+        ("task", str(task.id)),
+        ("agent", task.agent or "none"),
+        ("type", task.task_type or "-"),
+        ("status", _status(task)),
+    ]
+    if why:
+        pairs.append(("why", why))
+    if task.status == TaskStatus.FAILED:
+        pairs.append(("error", Mark(_error(task), "bad")))
+    elif task.error and not task.ended:
+        pairs.append(("before", f"given back: {task.error}"))
+    pairs.append(("submitted", display.when(task.submitted_at or task.created_at)))
+    pairs += _run_facts(task)
+    if task.session_id:
+        pairs.append(("session", str(task.session_id)))
+    if task.adopted:
+        pairs.append(("adopted", "yes, it was here before cirkelline"))
+    return pairs
+
+
+def _run_facts(task: Task) -> list[tuple[str, Cell]]:
+    pairs: list[tuple[str, Cell]] = []
+    if task.attempt:
+        pairs.append(("attempt", f"{task.attempt}, started {display.when(task.started_at)}"))
+    if task.finished_at and task.started_at:
+        took = display.span((task.finished_at - task.started_at).total_seconds())
+        pairs.append(("ended", f"{display.when(task.finished_at)}, after {took}"))
+    if task.definition_version:
+        pairs.append(("definition", f"version {task.definition_version}"))
+    if task.state_version:
+        pairs.append(
+            ("state", f"version {task.state_version} (`cirkelline states show {task.agent} {task.state_version}`)")
+        )
+    return pairs
+
+
+async def cancel(reference: str) -> Answer:
+    """Cancel a task: a waiting one at once, a running one by asking its worker."""
+    async with opening.connected() as conn:
+        before = await tasks.get(conn, await tasks.resolve(conn, reference))
+        outcome = await tasks.cancel(conn, before.id)
+        task = await tasks.get(conn, before.id)
+    short = display.short(task.id)
+    match outcome:
+        case "cancelled" if not before.ended:
+            return Answer(document(task), [Text(f"task {short} is cancelled")])
+        case "asked":
+            return Answer(document(task), [Text(f"task {short} is running: its worker was asked to stop it")])
+        case "pending" | "waiting" | "running":
+            raise NotCancelled(f"task {short} was here before cirkelline and is held: `cirkelline db adopt` says more")
+        case ended:
+            raise NotCancelled(
+                f"task {short} cannot be cancelled: it {_was(task) if task.ended else f'is {ended}'} already"
+            )
+
+
+class NotCancelled(CirkellineError):
+    """A task has ended already, or is not ours to cancel."""
+
+
+async def retry(reference: str) -> Answer:
+    """Put a failed or cancelled task back in line."""
+    async with opening.connected() as conn:
+        task_id = await tasks.resolve(conn, reference)
+        await tasks.retry(conn, task_id)
+        task = await tasks.get(conn, task_id)
+        agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
+        obstacle = await _obstacle(conn, agent) if agent else None
+    if obstacle:
+        console.warn(obstacle)
+    return Answer(document(task, obstacle), [Text(f"task {display.short(task_id)} is in line again")])

@@ -1,0 +1,126 @@
+"""`cirkelline tasks`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from cirkelline.runtime.cli import parameters
+from cirkelline.runtime.cli.answers import Work
+from cirkelline.runtime.cli.frame import Group
+from cirkelline.runtime.cli.parameters import DURATION, LIMIT, NAME
+
+STATUSES: Final = ("pending", "running", "waiting", "completed", "failed", "cancelled")
+
+_task: Final = click.argument("task", type=NAME)
+_limit: Final = click.option("--limit", type=LIMIT, default=50, show_default=True, help="How many at most.")
+_timeout: Final = click.option("--timeout", type=DURATION, help="How long to wait at most, such as 30s or 5m.")
+
+
+@click.group("tasks", cls=Group)
+def command() -> None:
+    """Give agents work and see what became of it."""
+
+
+@command.add("submit", example='cirkelline tasks submit assistant "What is 17 * 23?" --wait')
+@click.argument("agent", type=NAME)
+@click.argument("input", nargs=-1, metavar="[INPUT]...", type=parameters.ANY_TEXT)
+@click.option("--file", type=click.Path(allow_dash=True), help="Read the input from a file, or from stdin with `-`.")
+@click.option("--json-input", is_flag=True, help="The input is JSON, not text.")
+@click.option(
+    "--type",
+    "task_type",
+    type=parameters.TASK_TYPE,
+    default="task",
+    show_default=True,
+    help="Your own word for the kind of task.",
+)
+@click.option("--wait", "wait_for_it", is_flag=True, help="Wait for the end and print the output.")
+@_timeout
+def submit(
+    *,
+    agent: str,
+    input: tuple[str, ...],
+    file: str | None,
+    json_input: bool,
+    task_type: str,
+    wait_for_it: bool,
+    timeout: float | None,
+) -> Work:
+    """Give an agent a task.
+
+    INPUT is text (several words are one text), or `-` for stdin. Without --wait the command ends at once, and a worker
+    (`cirkelline up`) runs the task. With it the exit code is 1 if the task fails, and 3 if --timeout passes first.
+    """
+    if timeout is not None and not wait_for_it:
+        raise click.UsageError("--timeout goes with --wait", click.get_current_context())
+    from cirkelline.runtime.cli.actions import inputs, tasks
+
+    given: Any = inputs.read(input, file, as_json=json_input)
+    return tasks.submit(agent, given, task_type=task_type, wait_for_it=wait_for_it, patience=timeout)
+
+
+@command.add("list", example="cirkelline tasks list --status failed")
+@click.option("--status", type=click.Choice(STATUSES), help="Only tasks of this status.")
+@click.option("--agent", type=NAME, help="Only tasks of this agent.")
+@click.option("--session", type=NAME, help="Only tasks of this session.")
+@_limit
+def list_tasks(status: str | None, agent: str | None, session: str | None, limit: int) -> Work:
+    """List the newest tasks."""
+    from cirkelline.runtime.cli.actions import tasks
+
+    return tasks.find(status=status, agent=agent, session=session, limit=limit)
+
+
+@command.add("show", example="cirkelline tasks show 5f0c7d1e")
+@_task
+def show(task: str) -> Work:
+    """Show one task in words: what it waits for, what went wrong, what came out.
+
+    TASK is an id, or its first digits.
+    """
+    from cirkelline.runtime.cli.actions import tasks
+
+    return tasks.show(task)
+
+
+@command.add("wait", example="cirkelline tasks wait 5f0c7d1e --timeout 5m")
+@_task
+@_timeout
+def wait(task: str, timeout: float | None) -> Work:
+    """Wait for a task's end and print its output.
+
+    Exit code 1 if the task fails or is cancelled, 3 if --timeout passes first. Ctrl-C ends the waiting, not the task.
+    """
+    from cirkelline.runtime.cli.actions import tasks
+
+    return tasks.wait(task, timeout)
+
+
+@command.add("cancel", example="cirkelline tasks cancel 5f0c7d1e")
+@_task
+def cancel(task: str) -> Work:
+    """Cancel a task: at once while it waits, by asking its worker when it runs."""
+    from cirkelline.runtime.cli.actions import tasks
+
+    return tasks.cancel(task)
+
+
+@command.add("retry", example="cirkelline tasks retry 5f0c7d1e")
+@_task
+def retry(task: str) -> Work:
+    """Put a failed or cancelled task back in line, to run with its agent's current definition."""
+    from cirkelline.runtime.cli.actions import tasks
+
+    return tasks.retry(task)
+
+
+@command.add("search", example="cirkelline tasks search invoice march")
+@click.argument("words", nargs=-1, required=True, type=NAME)
+@_limit
+def search(words: tuple[str, ...], limit: int) -> Work:
+    """List the newest tasks whose type or input holds every one of the words, or words that begin so."""
+    from cirkelline.runtime.cli.actions import tasks
+
+    return tasks.search(" ".join(words), limit)

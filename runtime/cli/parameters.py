@@ -1,0 +1,94 @@
+"""The kinds of values that commands take; each refuses what the database or a terminal could not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+LARGEST: Final = 2_147_483_647  # PostgreSQL's INTEGER
+_LONGEST_NAME: Final = 255  # the documents' VARCHAR
+
+
+class Name(click.ParamType[str]):
+    """One line of text that names something: not empty, no control characters, at most `longest` characters."""
+
+    name = "text"
+
+    def __init__(self, longest: int = _LONGEST_NAME) -> None:
+        self._longest = longest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text without spaces around it."""
+        text = str(value).strip()
+        if not text:
+            self.fail("it is empty", param, ctx)
+        if not text.isprintable():
+            self.fail("it holds characters that cannot be shown", param, ctx)
+        if len(text) > self._longest:
+            self.fail(f"it is longer than {self._longest} characters", param, ctx)
+        return text
+
+
+class AnyText(click.ParamType[str]):
+    """Text of any kind and length that is text at all."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text as it is."""
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:  # bytes of another encoding, which the system hands over as lone surrogates
+            self.fail("it is not UTF-8 text", param, ctx)
+        return str(value)
+
+
+class Duration(click.ParamType[float]):
+    """A length of time: `30s`, `5m`, `1h30m`, or a number of seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        if isinstance(value, float):
+            return value
+        from cirkelline.configs import durations
+
+        text = str(value).strip()
+        seconds = durations.parse(text) if not _is_number(text) else float(text)
+        if seconds is None:
+            self.fail(f"write {durations.EXAMPLES}", param, ctx)
+        if not 0 < seconds <= 30 * 86_400:
+            self.fail("it must be more than nothing and at most 30 days", param, ctx)
+        return seconds
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.replace(".", "", 1).isdigit()
+
+
+class Folder(click.ParamType[Path]):
+    """A folder that is there."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the folder's whole path."""
+        path = Path(str(value)).expanduser()
+        try:
+            if not path.is_dir():
+                self.fail(f"{str(value)!r} is {'a file' if path.exists() else 'not there'}: name a folder", param, ctx)
+        except OSError as error:  # a name too long for the file system, a folder that may not be entered
+            self.fail(f"{str(value)[:80]!r} cannot be opened: {error.strerror}", param, ctx)
+        return path.absolute()
+
+
+NAME: Final = Name()
+TASK_TYPE: Final = Name(100)
+ANY_TEXT: Final = AnyText()
+DURATION: Final = Duration()
+FOLDER: Final = Folder()
+VERSION: Final = click.IntRange(1, LARGEST)
+LIMIT: Final = click.IntRange(1, 10_000)

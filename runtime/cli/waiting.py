@@ -1,0 +1,97 @@
+"""Why a task is where it is, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cirkelline.runtime.cli import display
+from cirkelline.state.agents import Agent
+from cirkelline.state.standing import Standing
+from cirkelline.state.tasks import Task, TaskStatus
+from cirkelline.state.workers import Worker
+
+NO_WORKER: Final = "no worker is running: start one with `cirkelline up`"
+_PATIENCE: Final = timedelta(seconds=5)  # twice the default poll: by then a worker that could would have claimed it
+
+
+def why(task: Task, agent: Agent | None, standing: Standing | None, workers: Sequence[Worker]) -> str | None:
+    """Return what a task that has not ended waits for, with the remedy where there is one; None for an ended one."""
+    match task.status:
+        case TaskStatus.PENDING:
+            return _pending(task, agent, standing, workers)
+        case TaskStatus.RUNNING:
+            return _running(task, standing, workers)
+        case TaskStatus.WAITING:
+            return task.error or "it is parked until somebody decides"
+        case _:
+            return None
+
+
+def _pending(task: Task, agent: Agent | None, standing: Standing | None, workers: Sequence[Worker]) -> str:
+    if task.adopted:
+        return "it was here before cirkelline and is held: `cirkelline db adopt --release` lets such tasks run"
+    if agent is None:
+        return "it names no agent, so nobody runs it: `cirkelline tasks cancel` it"
+    return (
+        unfit(agent)
+        or (_out_of_line(standing) if standing else None)
+        or _unclaimed(task, agent, standing, [worker for worker in workers if _serves(worker, task)])
+    )
+
+
+def unfit(agent: Agent) -> str | None:
+    """Return why an agent gets no task at present, with the remedy, or None."""
+    label = agent.label
+    if agent.status is None:
+        return f"agent {label} has no status: `cirkelline agents resume {label}` lets it run"
+    if agent.status in {"paused", "retired"}:
+        return f"agent {label} is {agent.status}: `cirkelline agents resume {label}` lets it run"
+    if agent.problem:
+        return f"agent {label} is invalid: {agent.problem}"
+    if agent.definition_version is None:
+        return f"agent {label} has not been checked yet: a worker does that (`cirkelline up`)"
+    return None
+
+
+def _out_of_line(standing: Standing) -> str | None:
+    if not standing.queued:
+        return "it is not in line (written with triggers off?): cancel it, then `cirkelline tasks retry` it"
+    if standing.later:
+        return f"its time has not come: it runs from {display.when(standing.run_at)} on"
+    if standing.earlier_turn:
+        return f"an earlier turn of its session has to end first: task {display.short(standing.earlier_turn)}"
+    return None
+
+
+def _serves(worker: Worker, task: Task) -> bool:
+    return worker.alive and not worker.draining and worker.session_id in {None, task.session_id}
+
+
+def _unclaimed(task: Task, agent: Agent, standing: Standing | None, workers: Sequence[Worker]) -> str:
+    if not workers:
+        return NO_WORKER
+    if standing and standing.cap is not None and standing.busy >= standing.cap:
+        return f"agent {agent.label} already runs {display.count(standing.busy, 'task')}, its limit at once"
+    slots = sum(worker.slots for worker in workers)
+    if sum(worker.running for worker in workers) >= slots:
+        return f"all {display.count(slots, 'slot')} of {display.count(len(workers), 'worker')} are taken"
+    if standing and standing.ahead:
+        return f"{display.count(standing.ahead, 'task')} of agent {agent.label} go first"
+    since = standing.run_at if standing and standing.run_at else task.submitted_at
+    if since is None or datetime.now(UTC) - since < _PATIENCE:
+        return "a worker is about to take it"
+    have = "the worker that is running has" if len(workers) == 1 else f"none of the {len(workers)} workers running has"
+    no = " not" if len(workers) == 1 else ""
+    return f"{have}{no} taken it, so it may lack the agent's tools or model: run `cirkelline doctor` where it runs"
+
+
+def _running(task: Task, standing: Standing | None, workers: Sequence[Worker]) -> str:
+    worker = next((worker for worker in workers if worker.id == task.worker), None)
+    if worker is None or not worker.alive:
+        others = any(_serves(other, task) for other in workers)
+        return "its worker is gone: " + ("another takes it over in a moment" if others else NO_WORKER)
+    if standing and standing.asked_to_stop:
+        return f"it was asked to stop; its worker on {worker.host} is ending it"
+    return f"worker {display.short(worker.id)} on {worker.host} is running it, since {display.ago(task.started_at)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import itertools
@@ -235,9 +236,9 @@ def _written(value: object, limit: int) -> str:
 def _json(value: object) -> str:
     try:
         return pydantic_core.to_json(value, inf_nan_mode="strings").decode()
-    except UnicodeEncodeError:  # a lone surrogate; json writes it, `_fitting` replaces it
-        return json.dumps(value, ensure_ascii=False, default=pydantic_core.to_jsonable_python)
     except pydantic_core.PydanticSerializationError as error:
+        with contextlib.suppress(TypeError, ValueError):  # json writes lone surrogates, which `_fitting` replaces
+            return json.dumps(value, ensure_ascii=False, default=pydantic_core.to_jsonable_python)
         raise ResultUnusable(f"the tool did its work, but its result cannot be written as JSON: {error}") from error
 
 

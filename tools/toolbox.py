@@ -44,7 +44,7 @@ class Toolbox:
         Raises ToolNotFound with one sentence: no such tool and the nearest there is, not allowed, or broken and where.
         """
         with self._lock:
-            found = self._function(spec.python) if spec.python else self._builtin(spec.name or "")
+            found = self._function(spec.python) if spec.python is not None else self._builtin(spec.name or "")
         return found if spec.timeout is None else replace(found, timeout=spec.timeout)
 
     def available(self) -> list[str]:
@@ -139,10 +139,10 @@ def _loaded(label: str, name: str, folder: Folder | None) -> ModuleType:
     except ToolDefinitionError as error:  # raised by @tool; it knows its own place
         raise ToolNotFound(f"tool {label!r} cannot be loaded: {error}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 (an author's module may raise anything, sys.exit included)
-        place = _where(error, folder)
-        said = failures.told(error).removeprefix("error: ")
+        place = _where(error, folder) or (str(folder.find(name)) if folder else name)
+        said = " ".join(failures.told(error).removeprefix("error: ").split())
         remedy = "; install it where the worker runs" if isinstance(error, ModuleNotFoundError) else ""
-        raise ToolNotFound(f"tool {label!r} cannot be loaded: {place or name}: {said}{remedy}") from None
+        raise ToolNotFound(f"tool {label!r} cannot be loaded: {place}: {said}{remedy}") from None
 
 
 def _where(error: BaseException, folder: Folder | None) -> str:

@@ -20,7 +20,12 @@ from hypothesis import strategies as st
 from cirkelline.tools.state import Operation, State, StateError
 
 KEYS = st.sampled_from(["a", "b", "c", ""])
-LEAVES = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.text(st.characters(codec="ascii"), max_size=5)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.text(st.characters(codec="ascii", min_codepoint=1), max_size=5)
+)
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
 )

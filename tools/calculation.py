@@ -165,6 +165,7 @@ class _Evaluation:
             case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
                 return self._number(node)
             case ast.Name(id=name) if name in _CONSTANTS:
+                decimal.getcontext().flags[decimal.Inexact] = True
                 return _CONSTANTS[name]
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self.value(operand)

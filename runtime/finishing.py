@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import random
+import functools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,16 +15,14 @@ from uuid import UUID
 
 import structlog
 
+from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.state import claims
 from cirkelline.state.claims import Finish, Finished
-from cirkelline.state.connection import Database, QueryError, is_away
+from cirkelline.state.connection import Database, QueryError
 
 BATCH: Final = 512
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes of JSON that one run, and one batch of them, may have; PostgreSQL itself gives up at about four times that."""
-
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +103,7 @@ class Finishing:
     async def _refuse(self, ended: _Ended, error: QueryError) -> None:
         log.warning("task.result_refused", task_id=ended.run.task_id, error=str(error).strip())
         try:
-            await self._store([_refused(ended, _first_line(error))])
+            await self._store([_refused(ended, first_line(error))])
         except QueryError as again:
             # Nothing about this task can be written: it stays claimed until this worker leaves, and nobody else waits.
             log.error("task.unwritable", task_id=ended.run.task_id, error=str(again).strip())  # noqa: TRY400 - said in full
@@ -113,24 +111,15 @@ class Finishing:
 
     async def _store(self, batch: Sequence[_Ended]) -> None:
         """Write a batch, again and again while the server is away. Raises: QueryError for what it refuses."""
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                async with self._db.connection() as conn:
-                    kept = await claims.finish(
-                        conn, batch[0].worker, [ended.text for ended in batch], state_limit=self._state_limit
-                    )
-            except QueryError as error:
-                if not is_away(error):
-                    raise
-                log.warning("tasks.finish_delayed", tasks=len(batch), error=_first_line(error), seconds=round(pause, 1))
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-                pause = min(_LONGEST_PAUSE, pause * 2)
-            else:
-                break
+        kept = await until_answered(functools.partial(self._finish, batch), "finish tasks")
         by_task = {finished.id: finished for finished in kept}
         for ended in batch:
             _settle(ended, by_task.get(ended.run.task_id))
+
+    async def _finish(self, batch: Sequence[_Ended]) -> list[Finished]:
+        texts = [ended.text for ended in batch]
+        async with self._db.connection() as conn:
+            return await claims.finish(conn, batch[0].worker, texts, state_limit=self._state_limit)
 
 
 def _settle(ended: _Ended, finished: Finished | None) -> None:
@@ -160,7 +149,3 @@ def _refused(ended: _Ended, reason: str) -> _Ended:
         tokens=ended.run.tokens,
     )
     return dataclasses.replace(ended, run=run, text=run.as_json())
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

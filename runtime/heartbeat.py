@@ -30,12 +30,12 @@ class Heartbeat:
     def __init__(self, url: str, worker: UUID, *, lease: float, heard: Callable[[UUID, Beat], None]) -> None:
         self._url = url
         self._worker = worker
-        self._interval = lease / BEATS_PER_LEASE
+        self._lease = lease
         self._heard = heard
         self._stop = threading.Event()
         self._now = threading.Event()
         self._last = time.monotonic()
-        self._steady_since = time.monotonic()
+        self._gap_ended: float | None = None
         self._thread = threading.Thread(target=self._run, name="cirkelline-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -51,15 +51,22 @@ class Heartbeat:
         self._thread.join(JOIN_TIMEOUT)
 
     @property
-    def steady(self) -> float:
-        """How many seconds the beat has been without a gap; 0 while the database does not answer."""
+    def settled(self) -> bool:
+        """Whether the beat goes on, and no gap longer than the lease ended less than a lease ago.
+
+        After an outage everybody's lease has lapsed: whoever comes back first must not take the others' tasks over.
+        """
         now = time.monotonic()
-        return 0.0 if now - self._last > 2 * self._interval else now - self._steady_since
+        return now - self._last < self._lease and (self._gap_ended is None or now - self._gap_ended > self._lease)
+
+    def beat_now(self) -> None:
+        """Beat at once, not only at the next interval."""
+        self._now.set()
 
     def beat_for(self, worker: UUID) -> None:
         """Beat for another id from now on, at once."""
         self._worker = worker
-        self._now.set()
+        self.beat_now()
 
     def _run(self) -> None:
         connection: workers.Heartbeat | None = None
@@ -71,7 +78,7 @@ class Heartbeat:
                 log.warning("worker.heartbeat_failed", error=str(error).strip())
                 _close(connection)
                 connection = None
-            self._now.wait(self._interval)
+            self._now.wait(self._lease / BEATS_PER_LEASE)
             self._now.clear()
         _close(connection)
 
@@ -79,8 +86,8 @@ class Heartbeat:
         worker = self._worker
         answer = connection.beat(worker)
         now = time.monotonic()
-        if now - self._last > BEATS_PER_LEASE * self._interval:
-            self._steady_since = now
+        if now - self._last > self._lease:
+            self._gap_ended = now
         self._last = now
         if not self._stop.is_set():
             self._heard(worker, answer)

@@ -122,14 +122,15 @@ async def take_over(conn: Conn, *, state_limit: int) -> int:
 
 OUTSTANDING: Final = """
 SELECT count(*) FROM (
-    SELECT task_id FROM runtime.queue WHERE agent_id = ANY (%(agents)s::uuid[])
+    SELECT task_id FROM runtime.queue
+     WHERE agent_id = ANY (%(agents)s::uuid[]) AND run_at <= clock_timestamp()
     UNION ALL
-    SELECT task_id FROM runtime.claims
+    SELECT task_id FROM runtime.claims WHERE agent_id = ANY (%(agents)s::uuid[])
 ) work
 """
 
 
 async def outstanding(conn: Conn, agents: Sequence[UUID]) -> int:
-    """Return how many tasks of these agents are in line, plus how many any worker is running."""
+    """Return how many tasks of these agents are in line and due, plus how many any worker is running."""
     row = await (await conn.execute(OUTSTANDING, {"agents": list(agents)})).fetchone()
     return int(row[0]) if row else 0

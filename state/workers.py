@@ -153,3 +153,12 @@ async def any_alive(conn: Conn) -> bool:
     """Whether a daemon is alive (a chat's own worker, which serves one session only, does not count)."""
     row = await (await conn.execute(ALIVE_FOR_ANYONE)).fetchone()
     return bool(row and row[0])
+
+
+UPTIME: Final = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())"
+
+
+async def server_uptime(conn: Conn) -> float:
+    """Return for how many seconds the server has been up: after its restart every worker needs time to beat again."""
+    row = await (await conn.execute(UPTIME)).fetchone()
+    return float(row[0]) if row else 0.0

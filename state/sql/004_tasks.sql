@@ -260,7 +260,13 @@ DECLARE
     given_up JSONB;
 BEGIN
     FOR dead IN
-        SELECT w.id FROM runtime.workers w WHERE w.seen < clock_timestamp() - w.lease FOR UPDATE SKIP LOCKED
+        SELECT lapsed.id FROM (
+            SELECT w.id FROM runtime.workers w WHERE w.seen < clock_timestamp() - w.lease FOR UPDATE SKIP LOCKED
+        ) lapsed
+        UNION ALL
+        -- What a worker claimed after it had been declared dead, and then really died.
+        SELECT DISTINCT c.worker FROM runtime.claims c
+         WHERE NOT EXISTS (SELECT FROM runtime.workers w WHERE w.id = c.worker)
     LOOP
         SELECT jsonb_agg(jsonb_build_object(
                    'task', t.id, 'attempt', c.attempt, 'status', 'failed', 'operations', '[]'::jsonb,

@@ -1,0 +1,41 @@
+"""Trying again while the server is away: a restart of PostgreSQL is a pause for a worker, not a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from cirkelline.state.connection import QueryError, is_away
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+async def until_answered(action: Callable[[], Awaitable[Result]], what: str) -> Result:
+    """Return what `action` gives, tried again with growing pauses while the server is away.
+
+    Raises: QueryError for what the server refuses.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await action()
+        except QueryError as error:
+            if not is_away(error):
+                raise
+            log.warning("database.away", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
+        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        pause = min(_LONGEST_PAUSE, pause * 2)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says: PostgreSQL's own sentence, without its context."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,199 @@
+"""Which agents this worker can serve, at which definition, with which tools; and why not the others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from cirkelline.agents import models
+from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs.loading import parse_config
+from cirkelline.configs.schema import AgentSpec, ModelSpec
+from cirkelline.runtime import applying
+from cirkelline.state import agents
+from cirkelline.state.connection import Database
+from cirkelline.tools.contract import Tool
+from cirkelline.tools.toolbox import Toolbox
+
+log = structlog.get_logger(__name__)
+
+TRY_AGAIN: Final = 15.0
+"""Seconds after which an agent that could not be served is looked at once more: weights arrive, files are put right."""
+OLDER_KEPT: Final = 256
+
+Version = tuple[UUID, int]
+
+
+class Unservable(CirkellineError):
+    """This worker lacks what a version of an agent needs; another worker may have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A version of an agent that this worker can run: its definition, the resolved model and the tools."""
+
+    agent_id: UUID
+    version: int
+    spec: AgentSpec
+    model: ModelSpec
+    tools: tuple[Tool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    name: str
+    reason: str
+    since: float
+    tries: int = 1
+
+
+class Registry:
+    """The agents as this worker sees them; `refresh` at every poll and whenever agents or tools changed."""
+
+    def __init__(
+        self,
+        db: Database,
+        toolbox: Toolbox,
+        environ: Mapping[str, str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._db = db
+        self._toolbox = toolbox
+        self._environ = environ
+        self._clock = clock
+        self._current: dict[UUID, int] = {}
+        self._prepared: dict[Version, Prepared] = {}
+        self._refused: dict[Version, _Refusal] = {}
+        self._held_back: dict[UUID, _Refusal] = {}
+        self._lock = asyncio.Lock()
+
+    @property
+    def servable(self) -> list[UUID]:
+        """The agents whose tasks this worker may claim now."""
+        now = self._clock()
+        return [
+            agent_id
+            for agent_id, version in self._current.items()
+            if (agent_id, version) in self._prepared
+            and not ((held := self._held_back.get(agent_id)) and now < held.since + _pause(held))
+        ]
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The agents that this worker cannot serve: name and reason."""
+        current = [self._refused.get(item) for item in self._current.items()]
+        return {refusal.name: refusal.reason for refusal in current if refusal is not None}
+
+    async def refresh(self, *, again: bool = False, tools_changed: bool = False) -> bool:
+        """Check agents that came by plain SQL, then load what is new; return whether more can be served than before.
+
+        With `again` agents that have a problem are checked once more; with `tools_changed` all tools are looked up again.
+        """
+        async with self._lock:
+            await self._accept(again=again or tools_changed)
+            before = set(self.servable)
+            async with self._db.connection() as conn:
+                self._current = await agents.runnable(conn)
+            if tools_changed:
+                self._prepared.clear()
+                self._refused.clear()
+                self._held_back.clear()
+            await self._prepare_new()
+            self._forget_old()
+            return not before.issuperset(self.servable)
+
+    async def get(self, agent_id: UUID, version: int) -> Prepared:
+        """Return a version of an agent, loaded at first sight: a task keeps the version it started with.
+
+        Raises: Unservable, saying what is missing.
+        """
+        item = (agent_id, version)
+        if item not in self._prepared:
+            async with self._lock:
+                if item not in self._prepared:
+                    await self._prepare([item])
+        if item in self._prepared:
+            return self._prepared[item]
+        refusal = self._refused.get(item)
+        raise Unservable(refusal.reason if refusal else f"there is no definition version {version} of this agent")
+
+    def hold_back(self, agent_id: UUID, reason: str) -> None:
+        """Claim no task of this agent for a while, longer each time: one that was just released would come back."""
+        before = self._held_back.get(agent_id)
+        self._held_back[agent_id] = _Refusal("", reason, self._clock(), before.tries + 1 if before else 1)
+
+    async def _accept(self, *, again: bool) -> None:
+        for checked in await applying.accept_sql_agents(self._db, self._toolbox, self._environ, again=again):
+            if checked.problem is None:
+                log.info("agent.accepted", agent=checked.agent)
+            else:
+                log.warning("agent.refused", agent=checked.agent, problem=checked.problem)
+
+    async def _prepare_new(self) -> None:
+        now = self._clock()
+        await self._prepare(
+            [
+                item
+                for item in self._current.items()
+                if item not in self._prepared
+                and not ((refusal := self._refused.get(item)) and now < refusal.since + TRY_AGAIN)
+            ]
+        )
+
+    async def _prepare(self, wanted: list[Version]) -> None:
+        if not wanted:
+            return
+        async with self._db.connection() as conn:
+            found = await agents.definitions_at(conn, wanted)
+        # In a thread: tools are imported, scripts and weights looked for on disk.
+        for stored, outcome in zip(found, await asyncio.to_thread(self._read_all, found), strict=True):
+            self._keep(stored, outcome)
+
+    def _read_all(self, found: list[agents.Definition]) -> list[Prepared | str]:
+        return [self._read(stored) for stored in found]
+
+    def _read(self, stored: agents.Definition) -> Prepared | str:
+        try:
+            spec = parse_config(stored.spec)
+            model = ModelSpec.model_validate(stored.model)
+            tools = tuple(self._toolbox.resolve(tool) for tool in spec.tools)
+            reason = models.why_not_servable(model, self._environ)
+        except CirkellineError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - one definition of whatever release must not stop the others
+            reason = f"its stored definition cannot be read: {error!r}"
+        else:
+            if reason is None:
+                return Prepared(stored.agent_id, stored.version, spec, model, tools)
+        return reason
+
+    def _keep(self, stored: agents.Definition, outcome: Prepared | str) -> None:
+        item = (stored.agent_id, stored.version)
+        name = str(stored.spec.get("name", stored.agent_id))
+        before = self._refused.pop(item, None)
+        if isinstance(outcome, Prepared):
+            self._prepared[item] = outcome
+            if self._current.get(stored.agent_id) == stored.version:
+                log.info("agent.ready", agent=name, version=stored.version, model=outcome.model.label)
+            return
+        self._refused[item] = _Refusal(name, outcome, self._clock())
+        if before is None or before.reason != outcome:
+            log.warning("agent.unservable", agent=name, version=stored.version, reason=outcome)
+
+    def _forget_old(self) -> None:
+        current = set(self._current.items())
+        older = [item for item in self._prepared if item not in current]
+        for item in older[: max(0, len(older) - OLDER_KEPT)]:
+            del self._prepared[item]
+        self._refused = {item: refusal for item, refusal in self._refused.items() if item in current}
+
+
+def _pause(held: _Refusal) -> float:
+    return min(30.0, 2.0 ** (held.tries - 1))

@@ -84,8 +84,8 @@ def for_provider(messages: Sequence[ChatMessage]) -> list[Message]:
         if message.role == "system":
             continue
         one = to_agno(message)
-        # Gemini refuses empty text beside a call; the OpenAI classes write the empty text themselves.
-        one.content = message.content or (None if message.tool_calls else "")
+        if message.role == "assistant" and not message.content:
+            one.content = None  # Gemini refuses empty text; agno's OpenAI class writes it where that protocol wants it
         for shape in one.tool_calls or ():
             shape["function"]["arguments"] = _as_object(shape["function"]["arguments"])
         translated.append(one)

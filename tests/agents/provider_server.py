@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-Reply = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ProviderServer:
         task.add_done_callback(self._clients.discard)
         try:
             self.received.append(await _request(reader))
-            await self.replies.popleft()(writer)
+            await self.replies.popleft()(reader, writer)
         except (asyncio.CancelledError, ConnectionError):
             pass
         finally:
@@ -78,7 +78,7 @@ def _head(status: int, kind: str, headers: Mapping[str, str] | None = None) -> b
 
 
 def json_reply(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
-    async def reply(writer: asyncio.StreamWriter) -> None:
+    async def reply(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_head(status, "application/json", headers) + json.dumps(body).encode())
         await writer.drain()
 
@@ -88,7 +88,7 @@ def json_reply(body: object, status: int = 200, headers: Mapping[str, str] | Non
 def sse(*events: object, done: bool = True) -> Reply:
     """Stream events; the connection then ends properly, whether or not the protocol's own end was said."""
 
-    async def reply(writer: asyncio.StreamWriter) -> None:
+    async def reply(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_head(200, "text/event-stream"))
         for event in events:
             writer.write(_event(event))
@@ -103,7 +103,7 @@ def sse(*events: object, done: bool = True) -> Reply:
 def broken_off(*events: object) -> Reply:
     """Stream events in chunks, and lose the connection before the last chunk."""
 
-    async def reply(writer: asyncio.StreamWriter) -> None:
+    async def reply(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_head(200, "text/event-stream", {"Transfer-Encoding": "chunked"}))
         for event in events:
             data = _event(event)
@@ -113,24 +113,19 @@ def broken_off(*events: object) -> Reply:
     return reply
 
 
-def held(*events: object, lost: asyncio.Event) -> Reply:
-    """Stream events, then say nothing more; `lost` is set when the client has gone."""
+def held(*events: object, begun: asyncio.Event, lost: asyncio.Event) -> Reply:
+    """Stream events, set `begun`, then say nothing more; `lost` is set when the client has gone."""
 
-    async def reply(writer: asyncio.StreamWriter) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_head(200, "text/event-stream"))
         for event in events:
             writer.write(_event(event))
         await writer.drain()
-        await writer.wait_closed() if writer.is_closing() else await _gone(writer)
+        begun.set()
+        await reader.read()
         lost.set()
 
     return reply
-
-
-async def _gone(writer: asyncio.StreamWriter) -> None:
-    transport = writer.transport
-    reader: asyncio.StreamReader = transport.get_protocol()._stream_reader  # type: ignore[attr-defined]
-    await reader.read()
 
 
 def _event(event: object) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -41,7 +41,11 @@ def run(arguments: Sequence[str]) -> int:
 def _outcome(arguments: Sequence[str]) -> Answer:
     parsed: Any = root.main(list(arguments), prog_name="cirkelline", standalone_mode=False)
     if isinstance(parsed, Call):
-        return asyncio.run(parsed.work)
+        import asyncio
+
+        # An author's module that prints while it is imported must not end up in the answer.
+        with contextlib.nullcontext() if parsed.owns_stdout else contextlib.redirect_stdout(sys.stderr):
+            return asyncio.run(parsed.work)
     return Answer(None, exit_code=int(parsed or 0))  # --help and --version have said all there is
 
 

@@ -19,19 +19,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A parsed command, ready to run."""
+    """A parsed command, ready to run; one that `owns_stdout` writes there while it runs."""
 
     work: Work
-    as_json: bool
+    owns_stdout: bool
 
 
 class Command(click.Command):
     """A command with an example in its help and --json among its options; its function returns the work to do."""
 
-    def __init__(self, name: str | None = None, *, example: str, **kwargs: Any) -> None:
+    def __init__(self, name: str | None = None, *, example: str, owns_stdout: bool = False, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.context_settings = _CONTEXT
         self.example = example
+        self.owns_stdout = owns_stdout
         self.params.append(
             click.Option(
                 ["--json", "as_json"],
@@ -49,7 +50,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Call:
         """Return the work; it begins only after all of the command line is parsed."""
-        return Call(super().invoke(ctx), as_json(ctx))
+        return Call(super().invoke(ctx), self.owns_stdout)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options, turning a mistyped one into a question."""
@@ -72,11 +73,14 @@ def as_json(ctx: click.Context) -> bool:
     return bool(ctx.meta.get("cirkelline.json"))
 
 
-def command(name: str, *, example: str) -> Callable[[Callable[..., Work]], Command]:
-    """Make a function a command; its docstring is the help."""
+def command(name: str, *, example: str, owns_stdout: bool = False) -> Callable[[Callable[..., Work]], Command]:
+    """Make a function a command; its docstring is the help.
+
+    What it answers is all that reaches stdout, unless it `owns_stdout` and writes there itself.
+    """
 
     def make(function: Callable[..., Work]) -> Command:
-        return click.command(name, cls=Command, example=example)(function)
+        return click.command(name, cls=Command, example=example, owns_stdout=owns_stdout)(function)
 
     return make
 

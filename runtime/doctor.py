@@ -1,0 +1,282 @@
+"""What this installation needs, checked one thing at a time: each finding is true, each failure has its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import cirkelline
+from cirkelline.agents import models
+from cirkelline.configs import loading
+from cirkelline.configs import settings as environment
+from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs.loading import Loaded
+from cirkelline.configs.schema import ModelSpec
+from cirkelline.configs.settings import Settings
+from cirkelline.runtime import applying, composition, logs
+from cirkelline.runtime.registry import Registry
+from cirkelline.state import adoption, agents, connection, embedded, migrations, tasks, workers
+from cirkelline.state.connection import Conn, Database
+from cirkelline.tools.toolbox import Toolbox
+
+_FULL: Final = 256 * 1024**2  # bytes free below which PostgreSQL is about to stop
+_TIGHT: Final = 2 * 1024**3  # bytes free below which a model's weights do not fit any more
+_SHOWN: Final = 5  # of many like findings
+
+
+class Verdict(StrEnum):
+    """FINE; NOTICE: works, but somebody should know; BROKEN: something does not work until it is put right."""
+
+    FINE = "fine"
+    NOTICE = "notice"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked: what was found, and for what is not fine the remedy."""
+
+    topic: str
+    verdict: Verdict
+    says: str
+    remedy: str | None = None
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """Everything found, and the settings in force as (variable, value with secrets masked, source)."""
+
+    findings: list[Finding] = field(default_factory=list[Finding])
+    settings: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+
+    @property
+    def broken(self) -> bool:
+        """Whether anything is."""
+        return any(finding.verdict is Verdict.BROKEN for finding in self.findings)
+
+    def fine(self, topic: str, says: str) -> None:
+        """Note what is as it should be."""
+        self.findings.append(Finding(topic, Verdict.FINE, says))
+
+    def notice(self, topic: str, says: str, remedy: str) -> None:
+        """Note what somebody should know."""
+        self.findings.append(Finding(topic, Verdict.NOTICE, says, remedy))
+
+    def is_broken(self, topic: str, says: str, remedy: str | None = None) -> None:
+        """Note what does not work; without a remedy of its own `says` holds it."""
+        self.findings.append(Finding(topic, Verdict.BROKEN, says, remedy))
+
+
+async def examine(environ: Mapping[str, str], *, configs: Path | None = None, tools: Path | None = None) -> Diagnosis:
+    """Check everything and return what was found; changes nothing, and makes no database that is not there yet."""
+    diagnosis = Diagnosis()
+    diagnosis.fine(
+        "release", f"cirkelline {cirkelline.__version__}, Python {platform.python_version()}, {platform.system()}"
+    )
+    try:
+        settings = environment.load_settings(environ)
+    except CirkellineError as error:
+        diagnosis.is_broken("settings", str(error))
+        return diagnosis
+    # What would be logged is found and said here; only a fault of ours may still be a log line.
+    logs.configure(settings.model_copy(update={"log_level": "error"}), environ)
+    _settings(diagnosis, settings, environ)
+    folder = composition.configs_folder(settings, configs)
+    toolbox = Toolbox(composition.tools_folder(folder, tools), settings.tool_modules)
+    await _configs(diagnosis, folder, toolbox, environ)
+    await _auto(diagnosis, environ)
+    _disk(diagnosis, settings)
+    try:
+        await _database(diagnosis, settings, environ, toolbox)
+    except (CirkellineError, connection.QueryError) as error:
+        diagnosis.is_broken("database", _sentence(error))
+    return diagnosis
+
+
+def _sentence(error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    return (said[0] if said else type(error).__name__).replace(" `cirkelline doctor` checks", "")
+
+
+def _settings(diagnosis: Diagnosis, settings: Settings, environ: Mapping[str, str]) -> None:
+    diagnosis.settings = environment.describe(settings, environ)
+    changed = [name for name, _, source in diagnosis.settings if source == "environment"]
+    diagnosis.fine("settings", f"from the environment: {', '.join(changed)}" if changed else "all as they come")
+    for name, meant in environment.unknown_variables(environ):
+        remedy = f"did you mean {meant}?" if meant else "unset it, or look for its name in the README"
+        diagnosis.notice("settings", f"{name} is set and means nothing", remedy)
+
+
+async def _configs(diagnosis: Diagnosis, folder: Path | None, toolbox: Toolbox, environ: Mapping[str, str]) -> None:
+    if folder is None:
+        diagnosis.fine("agent files", "none here: no CIRKELLINE_CONFIGS, and no ./configs that holds any")
+        return
+    loaded = await asyncio.to_thread(_loaded, folder, toolbox, environ)
+    if loaded.problems:
+        first, *others = loaded.problems
+        more = f", and {len(others)} more" if others else ""
+        diagnosis.is_broken("agent files", f"{first}{more}", "`cirkelline agents validate` lists them all")
+    elif not loaded.definitions:
+        diagnosis.notice("agent files", f"{folder} holds none", "put *.yaml files there, or set CIRKELLINE_CONFIGS")
+    else:
+        names = ", ".join(definition.spec.name for definition in loaded.definitions[:_SHOWN])
+        diagnosis.fine(
+            "agent files", f"{len(loaded.definitions)} valid in {folder} ({names}{_and_more(loaded.definitions)})"
+        )
+
+
+def _loaded(folder: Path, toolbox: Toolbox, environ: Mapping[str, str]) -> Loaded:
+    return applying.check(loading.load([folder], environ), toolbox, environ)
+
+
+def _and_more(listed: Sequence[object]) -> str:
+    return ", …" if len(listed) > _SHOWN else ""
+
+
+async def _auto(diagnosis: Diagnosis, environ: Mapping[str, str]) -> None:
+    try:
+        model = await models.resolve_auto(ModelSpec(), environ)
+        reason = await asyncio.to_thread(models.why_not_servable, model, environ)
+    except CirkellineError as error:
+        diagnosis.is_broken("model auto", str(error))
+        return
+    if reason:
+        diagnosis.notice("model auto", f"would be {model.label}, which cannot run here yet", reason)
+    else:
+        diagnosis.fine("model auto", f"would be {model.label} here")
+
+
+def _disk(diagnosis: Diagnosis, settings: Settings) -> None:
+    there = next(folder for folder in (settings.home, *settings.home.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    says = f"{free / 1024**3:.1f} GB free for {settings.home}"
+    remedy = "free some, or set CIRKELLINE_HOME to a folder on a larger disk"
+    if not os.access(there, os.W_OK):
+        diagnosis.is_broken("disk", f"{there} cannot be written to", "set CIRKELLINE_HOME to a folder of yours")
+    elif free < _FULL:
+        diagnosis.is_broken("disk", says, remedy)
+    elif free < _TIGHT:
+        diagnosis.notice("disk", says, remedy)
+    else:
+        diagnosis.fine("disk", says)
+
+
+async def _database(diagnosis: Diagnosis, settings: Settings, environ: Mapping[str, str], toolbox: Toolbox) -> None:
+    if settings.database_url is None:
+        found = await asyncio.to_thread(embedded.status, settings.home)
+        if not found.exists:
+            diagnosis.fine("database", f"an embedded one, made in {settings.home} by the first command that needs it")
+            return
+        using = f", used by {len(found.users)} processes" if found.users else ""
+        diagnosis.fine(
+            "embedded server", f"{'running' if found.running else 'not running, started for this check'}{using}"
+        )
+    async with _opened(settings) as opened:
+        async with opened.db.connection() as conn:
+            if not await _schema(diagnosis, opened, conn):
+                return
+            await _adoption(diagnosis, conn)
+            await _workers(diagnosis, conn)
+        await _agents(diagnosis, opened.db, Registry(opened.db, toolbox, environ))
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncGenerator[composition.Opened]:
+    async with composition.open_database(settings, migrate=False, connections=2) as opened:
+        yield opened
+
+
+async def _schema(diagnosis: Diagnosis, opened: composition.Opened, conn: Conn) -> bool:
+    """Check the server and the schema; return whether the rest can be looked at."""
+    server, vector = await migrations.versions(conn)
+    diagnosis.fine("database", opened.place)
+    if _version(server)[:1] < (migrations.OLDEST_SERVER // 10_000,):
+        diagnosis.is_broken("PostgreSQL", f"version {server} is too old", "upgrade the server to 15 or later")
+    else:
+        diagnosis.fine("PostgreSQL", f"version {server}")
+    found = await migrations.status(conn)
+    _vector(diagnosis, vector, installed_later=not found.applied)
+    if found.pending:
+        remedy = "`cirkelline db migrate` applies them, and so does the next `cirkelline up`"
+        diagnosis.notice("schema", f"{len(found.pending)} migrations are not applied yet", remedy)
+        return False
+    diagnosis.fine("schema", f"up to date ({len(found.applied)} migrations)")
+    return True
+
+
+def _vector(diagnosis: Diagnosis, version: str | None, *, installed_later: bool) -> None:
+    needed = ".".join(map(str, migrations.OLDEST_PGVECTOR))
+    if version is None and installed_later:
+        diagnosis.notice("pgvector", "not installed in this database yet", "`cirkelline db migrate` installs it")
+    elif version is None:
+        diagnosis.is_broken("pgvector", "not installed in this database", "run `CREATE EXTENSION vector SCHEMA public`")
+    elif _version(version) < migrations.OLDEST_PGVECTOR:
+        remedy = f"upgrade it to {needed} or later, then `ALTER EXTENSION vector UPDATE`"
+        diagnosis.is_broken("pgvector", f"version {version} is too old", remedy)
+    else:
+        diagnosis.fine("pgvector", f"version {version}")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(maxsplit=1)[0].split(".")[:2] if part.isdigit())
+
+
+async def _adoption(diagnosis: Diagnosis, conn: Conn) -> None:
+    report = await adoption.report(conn)
+    held = report.held
+    if held.pending:
+        says = f"{held.pending} pending tasks were here before cirkelline and are held"
+        diagnosis.notice("adoption", says, "`cirkelline db adopt --release` lets them run")
+    elif held.agents or held.tasks or held.snapshots:
+        says = f"{held.agents} agents, {held.tasks} tasks and {held.snapshots} states were here before cirkelline"
+        diagnosis.fine("adoption", says)
+    if report.in_public:
+        says = f"tables of the agents database stand in public and are not used: {', '.join(report.in_public)}"
+        diagnosis.notice("adoption", says, "`cirkelline db adopt --from public` moves them")
+
+
+async def _workers(diagnosis: Diagnosis, conn: Conn) -> None:
+    found = await workers.find(conn)
+    alive = [worker for worker in found if worker.alive and worker.session_id is None]
+    gone = [worker for worker in found if not worker.alive]
+    amounts = await tasks.count_by_status(conn)
+    pending = f"{amounts.get('pending', 0)} tasks pending, {amounts.get('running', 0)} running"
+    if alive:
+        slots = sum(worker.slots for worker in alive)
+        diagnosis.fine("workers", f"{len(alive)} alive with {slots} slots; {pending}")
+    else:
+        diagnosis.notice("workers", f"none is alive; {pending}", "`cirkelline up` starts one")
+    for worker in gone[:_SHOWN]:
+        says = f"{worker.host}:{worker.pid} is gone and still holds {worker.running} tasks"
+        diagnosis.notice("workers", says, "the next worker that is alive takes them over")
+
+
+async def _agents(diagnosis: Diagnosis, db: Database, registry: Registry) -> None:
+    async with db.connection() as conn:
+        found = await agents.find(conn)
+    await registry.refresh()
+    invalid = [agent for agent in found if agent.problem and agent.status != "retired"]
+    for agent in invalid:
+        says = f"agent {agent.handle or agent.name} ({str(agent.id)[:8]}) is invalid: {agent.problem}"
+        remedy = "correct its config, or `cirkelline agents retire` it"
+        # What somebody else put here before us is theirs: it stops nobody, and it is no fault of this installation.
+        (diagnosis.notice if agent.adopted else diagnosis.is_broken)("agents", says, remedy)
+    for name, reason in registry.refused.items():
+        diagnosis.is_broken("agents", f"agent {name} cannot run on this machine", reason)
+    unchecked = [agent for agent in found if agent.problem is None and agent.definition_version is None]
+    if unchecked:
+        diagnosis.notice(
+            "agents", f"{len(unchecked)} have not been checked yet", "a worker does that (`cirkelline up`)"
+        )
+    if not found:
+        diagnosis.notice("agents", "there are none yet", "`cirkelline agents apply` takes them from YAML files")
+    elif registry.servable:
+        diagnosis.fine("agents", f"{len(registry.servable)} of {len(found)} can run on this machine")

@@ -46,7 +46,7 @@ class Folder:
         return sorted(f"{name}:{function}" for name, path in self._files() for function in _public_functions(path))
 
     def find(self, module: str) -> Path | None:
-        """Return a module's file, or None; OutsideFolder when a link on the way leads out of the folder."""
+        """Return a module's file, or None; OutsideFolder when a link on the way leads out, OSError when it is hidden."""
         *parents, last = module.split(".")
         place = self.path
         for parent in parents:
@@ -68,19 +68,26 @@ class Folder:
             return importlib.import_module(name)
 
     def _stays_inside(self, file: Path) -> Path:
-        if not file.resolve().is_relative_to(self.path):
+        if not self._is_inside(file):
             raise OutsideFolder(str(file))
         return file
+
+    def _is_inside(self, file: Path) -> bool:
+        try:
+            return file.resolve().is_relative_to(self.path)
+        except (OSError, RuntimeError):  # a link to itself
+            return False
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         for folder, inner, files in os.walk(self.path):
             here = Path(folder)
-            inner[:] = [name for name in inner if _is_public(name) and not (here / name / "pyvenv.cfg").exists()]
+            environment = "pyvenv.cfg" in files
+            inner[:] = [name for name in inner if _is_public(name) and not environment]
             package = here.relative_to(self.path).parts
             for file in map(Path, files):
                 parts = package if file.name == "__init__.py" else (*package, file.stem)
-                named = file.suffix == ".py" and parts and all(map(_is_public, parts))
-                if named and (here / file).resolve().is_relative_to(self.path):
+                named = file.suffix == ".py" and parts and all(map(_is_public, parts)) and not environment
+                if named and self._is_inside(here / file):
                     yield ".".join(parts), here / file
 
     def _install(self) -> None:

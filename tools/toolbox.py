@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from cirkelline.configs import names, wording
 from cirkelline.configs.errors import UsageError
@@ -19,6 +19,8 @@ from cirkelline.configs.schema import ToolSpec
 from cirkelline.tools import builtins, contract, failures
 from cirkelline.tools.contract import Tool, ToolDefinitionError
 from cirkelline.tools.folder import PACKAGE, Folder, OutsideFolder
+
+LONGEST: Final = 200  # characters of module:function; no file system holds much longer names
 
 
 class ToolNotFound(UsageError):
@@ -60,7 +62,7 @@ class Toolbox:
         raise ToolNotFound(f"there is no built-in tool {wording.shown(name)}{hint} (built in are {known})")
 
     def _function(self, label: str) -> Tool:
-        if not re.fullmatch(names.FUNCTION_PATTERN, label):
+        if not re.fullmatch(names.FUNCTION_PATTERN, label) or len(label) > LONGEST:
             raise ToolNotFound(f'a Python tool is named "module:function", not {wording.shown(label)}')
         module_name, _, function_name = label.partition(":")
         if private := next((part for part in re.split("[.:]", label) if part.startswith("_")), None):
@@ -84,6 +86,8 @@ class Toolbox:
             raise ToolNotFound(
                 f"tool {label!r} is refused: {outside} is a link out of the tools folder; put the file itself there"
             ) from None
+        except OSError as error:  # a name too long for a file, or a folder this user may not open
+            raise ToolNotFound(f"tool {wording.shown(label)} cannot be loaded: {error.strerror}") from None
         if file is None:
             raise ToolNotFound(self._refusal(label, name))
         return _loaded(label, name, self._folder)

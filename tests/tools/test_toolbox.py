@@ -214,6 +214,15 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, folder: Path, linke
     assert [each for each in toolbox.available() if each == label and linked != "init"] == []
 
 
+def test_links_to_themselves_and_endless_names_are_refused(folder: Path) -> None:
+    (folder / "ring").symlink_to(folder / "ring")
+    (folder / "loop.py").symlink_to(folder / "loop.py")
+    toolbox = Toolbox(folder)
+    assert toolbox.available() == sorted(builtins.BUILTINS)
+    for label in ("ring.inner:go", "loop:go", "x" * 300 + ":go", "a." * 3000 + "b:go"):
+        refusal(toolbox, label)
+
+
 def test_links_inside_the_folder_and_a_linked_folder_work(tmp_path: Path, folder: Path, write: Write) -> None:
     write("data/billing.py", "def charge() -> str: return 'ok'\n")
     (folder / "billing.py").symlink_to(folder / "data" / "billing.py")

@@ -130,7 +130,7 @@ def seconds(minimum: float, maximum: float) -> Callable[[object], float]:
             raise refuse(f"must be a duration such as {durations.EXAMPLES}, not {described(value)}{hint}")
         if not minimum <= found <= maximum:
             raise refuse(f"{bounds}, not {described(value)}")
-        return durations.rounded(found)
+        return durations.rounded(float(found))
 
     return read
 
@@ -140,8 +140,9 @@ def _seconds(value: object) -> float | None:
         return found
     if isinstance(value, str):
         return durations.parse(value)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None  # type: ignore[arg-type]  # is_number says so
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 def _unquote(value: object, reader: Callable[[str], object]) -> str:

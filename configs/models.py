@@ -16,7 +16,7 @@ Provider = Literal["auto", "gemini", "openai", "local", "scripted"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 NEEDS_NAME: Final = frozenset({"openai", "scripted"})
 PATTERN: Final = r"^(auto|gemini|local|(gemini|openai|local|scripted):\S(.*\S)?)$"
-BASE_URL_PATTERN: Final = r"^https?://[^\s/?#@]+"
+BASE_URL_PATTERN: Final = r"^https?://[^\s/?#@]+([/?#]\S*)?$"
 VARIABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LONGEST: Final = 500
 _FORMS: Final = "auto, gemini:NAME, openai:NAME, local:NAME or scripted:FILE"
@@ -115,7 +115,7 @@ def read_base_url(value: object) -> str:
         raise refuse("must not hold a password or key: name its environment variable in api_key_env")
     try:
         parts = urlsplit(url)
-        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and " " not in url
+        fits = bool(re.fullmatch(BASE_URL_PATTERN, url) and parts.hostname) and parts.port != 0
     except ValueError:  # a bad port or a bad IPv6 address
         fits = False
     if not fits:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +49,7 @@ class Problem:
     def place(self) -> str:
         """The place alone, as editors and terminals read it: `file:line:column`."""
         # A file's name may hold bytes that are no text at all; a message about it must still print.
-        name = os.fsencode(self.path).decode("utf-8", "replace")
+        name = str(self.path).encode("utf-8", "backslashreplace").decode()
         return f"{name}:{self.line}:{self.column}"
 
     def __str__(self) -> str:

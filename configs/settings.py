@@ -13,7 +13,7 @@ import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from cirkelline.configs import errors, fields, scalars, secrecy, wording
+from cirkelline.configs import durations, errors, fields, scalars, secrecy, wording
 from cirkelline.configs.fields import refuse
 from cirkelline.configs.scalars import Expanded
 
@@ -221,6 +221,8 @@ def _masked(value: object, *, secret: bool = False) -> str:
         return secrecy.mask_url(value.get_secret_value())
     if scalars.is_list(value):
         return ",".join(map(str, value))
+    if isinstance(value, float):
+        return durations.render(value)
     return secrecy.HIDDEN if secret else secrecy.mask_url(str(value))
 
 
@@ -229,7 +231,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
 
     They are no error, as another release may read them; `doctor` warns, because a mistyped setting is silently a default.
     """
-    known = [variable.name for variable in variables()]
-    others = {name for name in environ if name.startswith(PREFIX) and not name.startswith(_FOR_TESTS)}
-    strange = sorted(others - set(known))
-    return [(name, wording.nearest(name, known)) for name in strange]
+    known = {variable.name.removeprefix(PREFIX): variable.name for variable in variables()}
+    ours = {name for name in environ if name.startswith(PREFIX) and not name.startswith(_FOR_TESTS)}
+    meant = {name: wording.nearest(name.removeprefix(PREFIX), list(known)) for name in ours - set(known.values())}
+    return [(name, known[short] if short else None) for name, short in sorted(meant.items())]

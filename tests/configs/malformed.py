@@ -91,7 +91,9 @@ FEATURES: Final = [
     _third_line("a key twice", "type: a\nname: other", "'name' stands here twice (first on line 1)", line=4),
     _third_line("a key twice, deep", "limits:\n  steps: 3\n  steps: 4", "'steps' stands here twice", 3, line=5),
     _third_line("a hundred levels", "tools: " + "[" * 100 + "]" * 100, "nested more than 20 levels", 28),
-    _third_line("ten thousand keys", "tools:\n" + "- {a: b}\n" * 4000, "more than 10,000 keys and values", 3, line=3335),
+    _third_line(
+        "ten thousand keys", "tools:\n" + "- {a: b}\n" * 4000, "more than 10,000 keys and values", 3, line=3335
+    ),
     _file("a list of agents", "- name: helper\n  instructions: Help.\n", "an agent is a mapping of keys", 1, 1),
     _file("a word", "helper\n", "an agent is a mapping of keys", 1, 1),
     _file("a number", "42\n", "an agent is a mapping of keys", 1, 1),
@@ -167,7 +169,12 @@ MODELS: Final = [
     _third_line("a model without a value", "model:", "model has no value"),
     _third_line("a model that is a number", "model: 4", "names no model this runtime knows", 8),
     _third_line("options without use", "model: {temperature: 1}", "model needs use:", 8),
-    _third_line("provider and name apart", "model: {provider: openai}", "unknown key 'provider' in model; write provider and name as one", 9),
+    _third_line(
+        "provider and name apart",
+        "model: {provider: openai}",
+        "unknown key 'provider' in model; write provider and name as one",
+        9,
+    ),
     _third_line("a mistyped use", "model: {use: opnai:x}", "model.use unknown model provider 'opnai'", 14),
     _third_line("too hot", "model: {use: auto, temperature: 2.5}", "a number from 0 to 2, not '2.5'", 33),
     _third_line("a temperature in words", "model: {use: auto, temperature: hot}", "not 'hot'", 33),

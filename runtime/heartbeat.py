@@ -59,14 +59,10 @@ class Heartbeat:
         now = time.monotonic()
         return now - self._last < self._lease and (self._gap_ended is None or now - self._gap_ended > self._lease)
 
-    def beat_now(self) -> None:
-        """Beat at once, not only at the next interval."""
-        self._now.set()
-
     def beat_for(self, worker: UUID) -> None:
         """Beat for another id from now on, at once."""
         self._worker = worker
-        self.beat_now()
+        self._now.set()
 
     def _run(self) -> None:
         connection: workers.Heartbeat | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
 import structlog
@@ -19,21 +19,28 @@ log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 
 
+def pauses() -> Iterator[float]:
+    """Yield the seconds to wait between attempts: growing, and never the same for two workers."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        pause = min(_LONGEST_PAUSE, pause * 2)
+
+
 async def until_answered(action: Callable[[], Awaitable[Result]], what: str) -> Result:
     """Return what `action` gives, tried again with growing pauses while the server is away.
 
     Raises: QueryError for what the server refuses.
     """
-    pause = _FIRST_PAUSE
-    while True:
+    for pause in pauses():
         try:
             return await action()
         except QueryError as error:
             if not is_away(error):
                 raise
             log.warning("database.away", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
-        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-        pause = min(_LONGEST_PAUSE, pause * 2)
+        await asyncio.sleep(pause)
+    raise AssertionError  # the pauses never end
 
 
 def first_line(error: BaseException) -> str:

@@ -155,10 +155,13 @@ async def any_alive(conn: Conn) -> bool:
     return bool(row and row[0])
 
 
-UPTIME: Final = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())"
+MAY_TAKE_OVER: Final = """
+SELECT clock_timestamp() - pg_postmaster_start_time() > w.lease AND w.seen >= clock_timestamp() - w.lease
+  FROM runtime.workers w WHERE w.id = %(id)s::uuid
+"""
 
 
-async def server_uptime(conn: Conn) -> float:
-    """Return for how many seconds the server has been up: after its restart every worker needs time to beat again."""
-    row = await (await conn.execute(UPTIME)).fetchone()
-    return float(row[0]) if row else 0.0
+async def may_take_over(conn: Conn, worker: UUID) -> bool:
+    """Whether this worker may judge the others: its own lease holds, and after a restart all had time to beat again."""
+    row = await (await conn.execute(MAY_TAKE_OVER, {"id": worker})).fetchone()
+    return bool(row and row[0])

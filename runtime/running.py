@@ -1,0 +1,113 @@
+"""One claimed task from its claim to its written end; whatever happens in between stays here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from cirkelline.agents import events
+from cirkelline.agents.models import ModelPool
+from cirkelline.agents.run import RunError
+from cirkelline.agents.run import run as run_agent
+from cirkelline.runtime import invoking
+from cirkelline.runtime.finishing import Finishing
+from cirkelline.runtime.patience import first_line, until_answered
+from cirkelline.runtime.registry import Prepared, Registry, Unservable
+from cirkelline.runtime.streaming import Telling
+from cirkelline.state import claims
+from cirkelline.state.claims import Claim, Finish, Finished
+from cirkelline.state.connection import Database, QueryError
+from cirkelline.tools.execution import Executor
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One attempt at a task by this worker; `owner` is the id it was claimed under, `ended` once the agent is done."""
+
+    claim: Claim
+    owner: UUID
+    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What all runs of a worker share."""
+
+    db: Database
+    registry: Registry
+    model_pool: ModelPool
+    executor: Executor
+    finishing: Finishing
+
+    async def run(self, run: Run) -> None:
+        """Run a claimed task to its end and write it; raises nothing but cancellation."""
+        structlog.contextvars.bind_contextvars(task_id=run.claim.id)
+        began = time.monotonic()
+        async with self._telling(run.claim) as telling:
+            finish = await self._finish(run, telling.emit if telling else events.ignore)
+            run.ended = True
+            if finish is None:
+                return
+            finished = await self.finishing.write(run.owner, finish)
+            if telling is not None:
+                await telling.done()
+        _report(finish, finished, round((time.monotonic() - began) * 1000))
+
+    @asynccontextmanager
+    async def _telling(self, claim: Claim) -> AsyncGenerator[Telling | None]:
+        if claim.task_type != invoking.CHAT:
+            yield None
+            return
+        async with Telling(self.db, claim.id, claim.attempt) as telling:
+            yield telling
+
+    async def _finish(self, run: Run, emit: events.Emit) -> Finish | None:
+        """Return what is to be written, or None when the task was given back."""
+        claim = run.claim
+        try:
+            prepared = await until_answered(lambda: self.registry.get(claim.agent_id, claim.definition_version), "run")
+            structlog.contextvars.bind_contextvars(agent=prepared.spec.name)
+            return await self._invoke(run, prepared, emit)
+        except Unservable as reason:
+            await self._give_back(run, str(reason))
+            return None
+        except Exception as error:  # the task's boundary: whatever broke, the worker and its other tasks go on
+            log.exception("task.broke")
+            return invoking.failed(claim.id, claim.attempt, RunError(type(error).__name__, first_line(error)))
+
+    async def _invoke(self, run: Run, prepared: Prepared, emit: events.Emit) -> Finish:
+        claim = run.claim
+        log.info("task.started", type=claim.task_type, attempt=claim.attempt, definition=prepared.version)
+        request = await until_answered(lambda: invoking.request(self.db, claim, prepared), "run")
+        outcome = await run_agent(
+            request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
+        )
+        return invoking.finish(claim, request, outcome)
+
+    async def _give_back(self, run: Run, reason: str) -> None:
+        self.registry.hold_back(run.claim.agent_id, reason)
+        log.warning("task.released", reason=reason)
+        with contextlib.suppress(QueryError):  # what cannot be given back now goes back when this worker leaves
+            async with self.db.connection() as conn:
+                await claims.release(conn, run.owner, [run.claim.id], reason=reason)
+
+
+def _report(finish: Finish, finished: Finished | None, ms: int) -> None:
+    if finished is None:
+        # Another worker took it over, or the answer to a flush was lost with the connection after it had been written.
+        log.warning("task.not_ours_any_more", ms=ms)
+    elif finished.status == "failed":
+        log.warning("task.finished", status=finished.status, ms=ms, error=finished.error, state=finished.state_version)
+    else:
+        log.info("task.finished", status=finished.status, ms=ms, tokens=finish.tokens, state=finished.state_version)

@@ -1,0 +1,352 @@
+"""A worker: claims tasks while slots are free, runs them, and keeps the house in order while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from uuid import UUID, uuid4
+
+import structlog
+
+import cirkelline
+from cirkelline.agents.models import ModelPool
+from cirkelline.configs.settings import Settings
+from cirkelline.runtime import patience
+from cirkelline.runtime.finishing import Finishing
+from cirkelline.runtime.heartbeat import Heartbeat
+from cirkelline.runtime.patience import first_line, until_answered
+from cirkelline.runtime.registry import Registry
+from cirkelline.runtime.running import Run, Runner
+from cirkelline.state import claims, wakeups, workers
+from cirkelline.state.claims import Claim
+from cirkelline.state.connection import Database, DatabaseUnavailable, QueryError
+from cirkelline.state.workers import Beat
+from cirkelline.tools.execution import Executor
+
+LAST_WRITES: Final = 5.0
+"""Seconds that a stopping worker tries to write what has ended and to give back what has not."""
+
+_CHANNELS: Final = (wakeups.TASKS, wakeups.AGENTS, wakeups.CANCEL)
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+class Worker:
+    """One worker; enter it to be registered and to beat, `serve` to work, leave it to be gone.
+
+    `slots` tasks run at once. With `session` only that session's tasks are claimed. With `drain`, `serve` returns when
+    nothing is left to do for the agents this worker can serve.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        registry: Registry,
+        executor: Executor,
+        model_pool: ModelPool,
+        *,
+        slots: int | None = None,
+        session: UUID | None = None,
+        drain: bool = False,
+    ) -> None:
+        self.id = uuid4()
+        self.slots = slots or settings.concurrency
+        self._db = db
+        self._settings = settings
+        self._registry = registry
+        self._session = session
+        self._drain = drain
+        self._finishing = Finishing(db, state_limit=settings.state_limit)
+        self._runner = Runner(db, registry, model_pool, executor, self._finishing)
+        self._runs: set[Run] = set()
+        self._waiting = False
+        self._claiming = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._tools_changed = False
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._heartbeat: Heartbeat | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self._background: list[asyncio.Task[None]] = []
+        self._reborn: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> int:
+        """How many tasks this worker holds."""
+        return len(self._runs)
+
+    async def __aenter__(self) -> Self:
+        await self._registry.refresh(again=True)
+        await self._register()
+        await self._stack.enter_async_context(self._finishing)
+        loop = asyncio.get_running_loop()
+
+        def heard(worker: UUID, beat: Beat) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(self._heard_beat, worker, beat)
+
+        heartbeat = Heartbeat(self._db.url, self.id, lease=self._settings.lease, heard=heard)
+        self._heartbeat = self._stack.enter_context(heartbeat)
+        self._background = [
+            asyncio.create_task(self._listen(), name="worker-listen"),
+            asyncio.create_task(self._keep_house(), name="worker-house"),
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        await self._end_runs()
+        await _end([*self._background, *([self._reborn] if self._reborn else [])])
+        await self._stack.aclose()
+        await self._leave()
+
+    async def serve(self) -> None:
+        """Claim tasks while slots are free; return once stopped and drained."""
+        log.info("worker.ready", worker=self.id, slots=self.slots)
+        while not self._stopping.is_set():
+            self._wake.clear()
+            free = self.slots - len(self._runs)
+            claimed = await self._claim(free)
+            for claim in claimed:
+                self._start(claim)
+            if self._drain and not self._runs and await self._nothing_left():
+                break
+            if len(claimed) == free:  # we are full
+                await self._say_waiting(waiting=False)
+                await self._wake.wait()
+            elif await self._say_waiting(waiting=True):  # said already, and claimed once more since
+                await _wait(self._wake, self._poll())
+        await self._let_finish()
+
+    def stop(self) -> None:
+        """Claim nothing more, and let what runs finish within the grace period."""
+        self._stopping.set()
+        self._wake.set()
+
+    def stop_at_once(self) -> None:
+        """Give back what runs, without waiting for it."""
+        self._at_once.set()
+        self.stop()
+
+    def tools_changed(self) -> None:
+        """Look every tool up again."""
+        self._tools_changed = True
+        self._changed.set()
+
+    async def _claim(self, free: int) -> list[Claim]:
+        agents = self._registry.servable
+        if not free or not agents:
+            return []
+
+        async def claim() -> list[Claim]:
+            async with self._claiming, self._db.connection() as conn:
+                return await claims.claim(conn, self.id, agents, slots=free, session=self._session)
+
+        owner = self.id
+        claimed = await self._asked(claim, "claim tasks") or []
+        return claimed if owner == self.id else []  # declared dead meanwhile: they have been given back with the old id
+
+    def _start(self, claim: Claim) -> None:
+        run = Run(claim, self.id)
+        log.info("task.claimed", task_id=claim.id, attempt=claim.attempt)
+        self._runs.add(run)
+        run.task = asyncio.create_task(self._runner.run(run), name=f"task-{claim.id}")
+        run.task.add_done_callback(lambda task: self._over(run, task))
+
+    def _over(self, run: Run, task: asyncio.Task[None]) -> None:
+        self._runs.discard(run)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("worker.run_broke", task_id=run.claim.id, exc_info=error)
+
+    async def _say_waiting(self, *, waiting: bool) -> bool:
+        """Tell submitters whether to notify us; return whether they knew."""
+        if self._waiting == waiting:
+            return True
+
+        async def say() -> bool:
+            async with self._claiming, self._db.connection() as conn:
+                await workers.set_waiting(conn, self.id, waiting=waiting)
+            self._waiting = waiting
+            return False
+
+        return await self._asked(say, "say that it waits") is not False
+
+    async def _nothing_left(self) -> bool:
+        async def outstanding() -> int:
+            async with self._db.connection() as conn:
+                return await claims.outstanding(conn, self._registry.servable)
+
+        return await self._asked(outstanding, "count what is left") == 0
+
+    async def _asked(self, action: Callable[[], Awaitable[Result]], what: str) -> Result | None:
+        """Return what the database answers, asked again until it does; None when the worker was stopped meanwhile."""
+        pauses = patience.pauses()
+        while not self._stopping.is_set():
+            try:
+                return await action()
+            except QueryError as error:
+                pause = next(pauses)
+                log.warning("worker.stuck", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
+                await _wait(self._stopping, pause)
+        return None
+
+    async def _let_finish(self) -> None:
+        async with self._briefly(), self._db.connection() as conn:
+            await workers.drain(conn, self.id)
+        if self._runs:
+            log.info("worker.draining", tasks=len(self._runs), seconds=self._settings.grace)
+        over = asyncio.create_task(self._all_over())
+        at_once = asyncio.create_task(self._at_once.wait())
+        await asyncio.wait({over, at_once}, timeout=self._settings.grace, return_when=asyncio.FIRST_COMPLETED)
+        await _end({over, at_once})
+        if self._runs:
+            log.warning("worker.gives_back", tasks=len(self._runs))
+
+    async def _all_over(self) -> None:
+        while tasks := [run.task for run in self._runs if run.task is not None]:
+            await asyncio.wait(tasks)
+
+    async def _end_runs(self) -> None:
+        """Stop the agents that still run; let what has ended be written."""
+        await _end({run.task for run in self._runs if run.task is not None and not run.ended})
+        writing = {run.task for run in self._runs if run.task is not None}
+        if writing:
+            await asyncio.wait(writing, timeout=LAST_WRITES)
+            await _end(writing)
+
+    async def _register(self, *, instead_of: UUID | None = None) -> None:
+        async with self._db.connection() as conn:
+            if instead_of is not None:
+                await workers.deregister(conn, instead_of)
+            await workers.register(
+                conn,
+                self.id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                release=cirkelline.__version__,
+                slots=self.slots,
+                lease=self._settings.lease,
+                session=self._session,
+            )
+
+    async def _leave(self) -> None:
+        async with self._briefly(), self._db.connection() as conn:
+            await workers.deregister(conn, self.id)
+        log.info("worker.left", worker=self.id)
+
+    @contextlib.asynccontextmanager
+    async def _briefly(self) -> AsyncGenerator[None]:
+        """Try, on the way out: where the server is away, the lapsing lease says the same a little later."""
+        try:
+            async with asyncio.timeout(LAST_WRITES):
+                yield
+        except (QueryError, TimeoutError) as error:
+            log.warning("worker.left_without_a_word", error=first_line(error))
+
+    def _heard_beat(self, worker: UUID, beat: Beat) -> None:
+        if worker != self.id:
+            return
+        if not beat.known and self._reborn is None:
+            self._reborn = asyncio.create_task(self._start_anew(worker), name="worker-anew")
+        if beat.draining and not self._stopping.is_set():
+            log.info("worker.asked_to_drain")
+            self.stop()
+        self._cancel(beat.to_cancel)
+
+    async def _start_anew(self, old: UUID) -> None:
+        """Go on under a new id: this one was declared dead, and its tasks are in line again or with others."""
+        lost = {run for run in self._runs if run.owner == old and not run.ended}
+        log.warning("worker.declared_dead", worker=old, tasks=len(lost))
+        for run in lost:
+            if run.task is not None:
+                run.task.cancel()
+        async with self._claiming:
+            self.id, self._waiting = uuid4(), False
+            await until_answered(lambda: self._register(instead_of=old), "register anew")
+        if self._heartbeat is not None:
+            self._heartbeat.beat_for(self.id)
+        self._reborn = None
+        self._wake.set()
+
+    def _cancel(self, task_ids: Collection[UUID]) -> None:
+        for run in self._runs:
+            if run.claim.id in task_ids and not run.cancel.is_set():
+                log.info("task.cancelling", task_id=run.claim.id)
+                run.cancel.set()
+
+    async def _listen(self) -> None:
+        pauses = patience.pauses()
+        while True:
+            try:
+                async with wakeups.listening(self._db.url, _CHANNELS) as listening:
+                    self._changed.set()  # what was told while nobody listened
+                    self._wake.set()
+                    pauses = patience.pauses()
+                    while True:
+                        self._heard(await listening.wait(60.0))
+            except (DatabaseUnavailable, QueryError) as error:
+                log.warning("worker.deaf", error=first_line(error), instead="it polls")
+            await asyncio.sleep(next(pauses))
+
+    def _heard(self, notices: Sequence[tuple[str, str]]) -> None:
+        for channel, payload in notices:
+            if channel == wakeups.TASKS:
+                self._wake.set()
+            elif channel == wakeups.AGENTS:
+                self._changed.set()
+            else:
+                with contextlib.suppress(ValueError):
+                    self._cancel([UUID(payload)])
+
+    async def _keep_house(self) -> None:
+        while True:
+            await _wait(self._changed, self._poll())
+            changed, tools_changed = self._changed.is_set(), self._tools_changed
+            self._changed.clear()
+            self._tools_changed = False
+            try:
+                if await self._registry.refresh(again=changed, tools_changed=tools_changed):
+                    self._wake.set()
+                await self._take_over()
+            except QueryError as error:
+                log.warning("worker.poll_failed", error=first_line(error))
+
+    async def _take_over(self) -> None:
+        if self._heartbeat is None or not self._heartbeat.settled:
+            return
+        async with self._db.connection() as conn:
+            if not await workers.may_take_over(conn, self.id):
+                return
+            taken = await claims.take_over(conn, state_limit=self._settings.state_limit)
+        if taken:
+            log.warning("tasks.taken_over", tasks=taken)
+            self._wake.set()
+
+    def _poll(self) -> float:
+        return self._settings.poll * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+
+
+async def _wait(event: asyncio.Event, timeout: float) -> None:  # noqa: ASYNC109 - a wait that may end early, not a limit
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await event.wait()
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 from cirkelline.configs import files
 from cirkelline.configs.settings import Settings
 from cirkelline.state import agents, embedded, migrations
 from cirkelline.state.connection import Database, describe
+
+if TYPE_CHECKING:
+    from cirkelline.runtime.worker import Worker
+    from cirkelline.tools.toolbox import Toolbox
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "configs" / "examples"
 
@@ -34,10 +39,15 @@ class Opened:
 
     @property
     def place(self) -> str:
-        """Where the database is, for the first line of every daemon and chat; without its password."""
-        if self.embedded:
-            return f"embedded database in {self.settings.home}"
-        return describe(self.url)
+        """Where the database is; without its password."""
+        return place(self.settings)
+
+
+def place(settings: Settings) -> str:
+    """Say where the database is, for the first line of every daemon and chat; without its password."""
+    if settings.database_url is None:
+        return f"embedded database in {settings.home}"
+    return describe(settings.database_url.get_secret_value())
 
 
 @asynccontextmanager
@@ -109,3 +119,31 @@ def _defines_agent(path: Path) -> bool:
             return bool(_AGENT_KEY.search(file.read(_LOOKED_INTO)))
     except OSError:
         return False
+
+
+@asynccontextmanager
+async def open_worker(
+    opened: Opened,
+    toolbox: Toolbox,
+    environ: Mapping[str, str],
+    *,
+    slots: int | None = None,
+    session: UUID | None = None,
+    drain: bool = False,
+) -> AsyncGenerator[Worker]:
+    """Put a worker together and register it: `serve` it inside the block; at the end it has left the database."""
+    # Imported here: a command that only reads the database does without agents and tools.
+    from cirkelline.agents.models import ModelPool  # noqa: PLC0415
+    from cirkelline.runtime.registry import Registry  # noqa: PLC0415
+    from cirkelline.runtime.worker import Worker  # noqa: PLC0415
+    from cirkelline.tools.execution import Executor  # noqa: PLC0415
+
+    registry = Registry(opened.db, toolbox, environ)
+    async with (
+        Executor() as executor,
+        ModelPool(environ) as model_pool,
+        Worker(
+            opened.db, opened.settings, registry, executor, model_pool, slots=slots, session=session, drain=drain
+        ) as worker,
+    ):
+        yield worker

@@ -123,7 +123,7 @@ async def take_over(conn: Conn, *, state_limit: int) -> int:
 OUTSTANDING: Final = """
 SELECT count(*) FROM (
     SELECT task_id FROM runtime.queue
-     WHERE agent_id = ANY (%(agents)s::uuid[]) AND run_at <= clock_timestamp()
+     WHERE agent_id = ANY (%(agents)s::uuid[]) AND (run_at IS NULL OR run_at <= clock_timestamp())
     UNION ALL
     SELECT task_id FROM runtime.claims WHERE agent_id = ANY (%(agents)s::uuid[])
 ) work

@@ -146,7 +146,7 @@ class _Reader:
         if event.value or not plain:  # a value that is not there stands nowhere: its key is shown instead
             self.values[path] = self._position(event)
         if not variables.storable(event.value):
-            self._report(event, "this text holds a NUL character, which the database cannot store")
+            self._report(event, "this text holds a NUL character or half of a surrogate pair, which no database stores")
             self.broken.add(path)
             return ""
         expansion = variables.expand(event.value, self.environ)

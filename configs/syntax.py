@@ -48,8 +48,8 @@ _AT_BEGINNING: Final = {
     "could not find expected ':'": _NO_COLON,
     "end of stream": "this quote is never closed: close it, or remove it",
     "document separator": "this quote is never closed: close it, or remove it",
-    "']'": _OPEN,
-    "'}'": _OPEN,
+    "',' or ']'": _OPEN,
+    "',' or '}'": _OPEN,
 }
 
 

@@ -60,19 +60,19 @@ def _plain(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def test_the_schema_is_a_schema_of_its_draft():
+def test_the_schema_is_a_schema_of_its_draft() -> None:
     jsonschema.Draft202012Validator.check_schema(json_schema.agent_json_schema())
     assert json.loads(json.dumps(json_schema.agent_json_schema())) == json_schema.agent_json_schema()
 
 
 @pytest.mark.parametrize("lines", GOOD)
-def test_schema_and_loader_both_accept_every_form(lines: str):
+def test_schema_and_loader_both_accept_every_form(lines: str) -> None:
     assert problems(f"{MINIMAL}{lines}\n", ENVIRON) == []
     VALIDATOR.validate(_plain(f"{MINIMAL}{lines}\n"))
 
 
 @pytest.mark.parametrize("lines", [line for line in GOOD if "${" not in line and "demo.yaml" not in line])
-def test_the_stored_form_is_valid_too(lines: str):
+def test_the_stored_form_is_valid_too(lines: str) -> None:
     VALIDATOR.validate(canonical(parse_config(_plain(f"{MINIMAL}{lines}\n"))))
 
 
@@ -80,7 +80,7 @@ MALFORMED = [each for each in (*FEATURES, *KEYS, *VALUES, *MODELS, *TOOLS, *VARI
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=lambda case: case.name.replace(" ", "-"))
-def test_the_schema_refuses_what_the_loader_refuses_unless_no_schema_could(case: Any):
+def test_the_schema_refuses_what_the_loader_refuses_unless_no_schema_could(case: Any) -> None:
     try:
         data = _plain(case.files["agent.yaml"])
     except (yaml.YAMLError, TypeError):
@@ -88,7 +88,7 @@ def test_the_schema_refuses_what_the_loader_refuses_unless_no_schema_could(case:
     assert VALIDATOR.is_valid(data) == (case.name in BEYOND_A_SCHEMA), data
 
 
-def test_the_schema_knows_the_keys_of_every_place_and_describes_them():
+def test_the_schema_knows_the_keys_of_every_place_and_describes_them() -> None:
     def properties(part: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = dict(part.get("properties", {}))
         for form in part.get("anyOf", []):
@@ -96,15 +96,15 @@ def test_the_schema_knows_the_keys_of_every_place_and_describes_them():
         return found
 
     top = properties(json_schema.agent_json_schema())
-    parts = {(): top, **{(key,): properties(top[key]) for key in ("model", "history", "limits")}}
-    parts["tools", "*"] = properties(top["tools"]["items"])
+    parts: dict[tuple[str, ...], dict[str, Any]] = {(): top, ("tools", "*"): properties(top["tools"]["items"])}
+    parts |= {(key,): properties(top[key]) for key in ("model", "history", "limits")}
     assert {place: set(keys) for place, keys in parts.items()} == {
         place: set(keys) for place, keys in schema.surface_keys().items()
     }
     assert all(part["description"] for keys in parts.values() for part in keys.values())
 
 
-def test_a_definition_the_schema_refuses_is_refused_by_the_loader_as_well():
+def test_a_definition_the_schema_refuses_is_refused_by_the_loader_as_well() -> None:
     for lines in (
         "limits: {steps: 20.5}",
         "model: 'openai:'",

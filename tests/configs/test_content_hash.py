@@ -69,7 +69,7 @@ def _parsed(definition: dict[str, Any]) -> AgentSpec:
 
 @settings(max_examples=150, deadline=None)
 @given(_definition)
-def test_the_stored_form_reads_back_as_the_same_agent_also_through_json(definition: dict[str, Any]):
+def test_the_stored_form_reads_back_as_the_same_agent_also_through_json(definition: dict[str, Any]) -> None:
     agent = _parsed(definition)
     stored = json.loads(json.dumps(canonical(agent)))
     again = loading.parse_config(stored)
@@ -80,7 +80,7 @@ def test_the_stored_form_reads_back_as_the_same_agent_also_through_json(definiti
 
 @settings(max_examples=100, deadline=None)
 @given(_definition, st.randoms(use_true_random=False))
-def test_the_order_of_keys_is_no_change(definition: dict[str, Any], random: Any):
+def test_the_order_of_keys_is_no_change(definition: dict[str, Any], random: Any) -> None:
     def shuffled(value: Any) -> Any:
         if not isinstance(value, dict):
             return [shuffled(each) for each in value] if isinstance(value, list) else value
@@ -112,7 +112,7 @@ def _yaml(definition: dict[str, Any], *, quotes: str, flow: bool) -> str:
 
 @settings(max_examples=100, deadline=None)
 @given(_definition, st.booleans(), st.sampled_from(["'", '"']))
-def test_the_style_of_the_file_is_no_change(definition: dict[str, Any], flow: bool, quotes: str):
+def test_the_style_of_the_file_is_no_change(definition: dict[str, Any], flow: bool, quotes: str) -> None:
     text = _yaml(definition, quotes=quotes, flow=flow)
     assert content_hash(spec(text)) == content_hash(_parsed(definition))
 
@@ -128,7 +128,7 @@ def test_the_style_of_the_file_is_no_change(definition: dict[str, Any], flow: bo
         ["limits: {wall: 90}", "limits: {wall: 1m30s}", "limits: {wall: 90s}", "limits: {wall: 90.0}", "limits: {wall: '1.5m'}"],
     ],
 )  # fmt: skip
-def test_what_means_the_same_has_one_hash(forms: list[str]):
+def test_what_means_the_same_has_one_hash(forms: list[str]) -> None:
     assert len({content_hash(with_lines(form)) for form in forms}) == 1
 
 
@@ -161,21 +161,21 @@ CHANGES = [
 ]
 
 
-def test_every_change_of_meaning_changes_the_hash():
+def test_every_change_of_meaning_changes_the_hash() -> None:
     agents = [with_lines(change) for change in CHANGES]
     agents += [spec("name: other\ninstructions: Help.\n"), spec("name: helper\ninstructions: Help!\n")]
     for one, other in itertools.combinations(agents, 2):
         assert content_hash(one) != content_hash(other), (one, other)
 
 
-def test_every_field_of_a_definition_is_among_the_changes():
+def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
     specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.HistorySpec, schema.LimitsSpec)
     count = sum(len(each.model_fields) for each in specs)
     assert count == 9 + 6 + 3 + 1 + 3, "a new field needs its line in CHANGES"
 
 
-def test_the_hash_of_a_definition_never_changes_between_releases():
+def test_the_hash_of_a_definition_never_changes_between_releases() -> None:
     agent = spec("""
 name: helper
 instructions: Help.
@@ -195,5 +195,5 @@ limits: {wall: 1m}
 
 
 @given(st.integers(1, 10**9))
-def test_a_duration_is_rendered_as_it_is_read(milliseconds: int):
+def test_a_duration_is_rendered_as_it_is_read(milliseconds: int) -> None:
     assert durations.parse(durations.render(milliseconds / 1000)) == milliseconds / 1000

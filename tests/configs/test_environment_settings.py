@@ -21,7 +21,7 @@ def _fault(**environ: str) -> str:
     return message
 
 
-def test_an_empty_environment_gives_the_documented_defaults():
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
     found = load_settings({})
     assert found == Settings()
     assert found.database_url is None
@@ -34,7 +34,7 @@ def test_an_empty_environment_gives_the_documented_defaults():
     assert found.user
 
 
-def test_every_variable_sets_its_own_field(tmp_path: Path):
+def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
     found = load_settings(
         {
             "DATABASE_URL": "postgresql://me:pw@host/db",
@@ -71,18 +71,18 @@ def test_every_variable_sets_its_own_field(tmp_path: Path):
     )
 
 
-def test_no_field_is_without_a_test_above_and_a_description():
+def test_no_field_is_without_a_test_above_and_a_description() -> None:
     assert len(Settings.model_fields) == 14
     assert all(variable.description for variable in settings.variables())
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
-def test_an_empty_variable_is_an_unset_one(empty: str):
+def test_an_empty_variable_is_an_unset_one(empty: str) -> None:
     names = [variable.name for variable in settings.variables()]
     assert load_settings(dict.fromkeys(names, empty)) == Settings()
 
 
-def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch):
+def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIRKELLINE_CONCURRENCY", "3")
     monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/db")
     assert load_settings({}).concurrency == 8
@@ -91,7 +91,7 @@ def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("scheme", ["postgresql://", "postgres://", "postgresql+psycopg://", "PostgreSQL://"])
-def test_each_form_of_database_url_becomes_libpqs(scheme: str):
+def test_each_form_of_database_url_becomes_libpqs(scheme: str) -> None:
     url = load_settings({"DATABASE_URL": f"{scheme}me:p%40w@host:5532/db?sslmode=require"}).database_url
     assert url is not None
     assert url.get_secret_value() == "postgresql://me:p%40w@host:5532/db?sslmode=require"
@@ -110,7 +110,7 @@ def test_each_form_of_database_url_becomes_libpqs(scheme: str):
         "postgresql://me:hunter2@host/my db",
     ],
 )
-def test_another_database_url_is_refused_without_its_password(url: str):
+def test_another_database_url_is_refused_without_its_password(url: str) -> None:
     message = _fault(DATABASE_URL=url)
     assert message.startswith("DATABASE_URL ")
     assert "postgresql://user:password@host:5432/database" in message or "%20" in message
@@ -137,37 +137,37 @@ def test_another_database_url_is_refused_without_its_password(url: str):
         ("CIRKELLINE_USER", "a\nb", "must be on one line"),
     ],
 )
-def test_a_bad_value_is_named_with_its_variable_and_a_remedy(name: str, value: str, expected: str):
+def test_a_bad_value_is_named_with_its_variable_and_a_remedy(name: str, value: str, expected: str) -> None:
     message = _fault(**{name: value})
     assert message.startswith(f"{name} ")
     assert expected in message
     assert message.endswith(": correct it or unset it")
 
 
-def test_every_bad_value_is_named_at_once():
+def test_every_bad_value_is_named_at_once() -> None:
     message = _fault(CIRKELLINE_LEASE="x", DATABASE_URL="y", CIRKELLINE_POLL="z")
     assert all(name in message for name in ("CIRKELLINE_LEASE", "DATABASE_URL", "CIRKELLINE_POLL"))
 
 
-def test_paths_become_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_paths_become_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/somebody")
     found = load_settings({"CIRKELLINE_HOME": "~/data", "CIRKELLINE_CONFIGS": "agents"})
     assert (found.home, found.configs) == (Path("/somebody/data"), tmp_path / "agents")
 
 
-def test_settings_cannot_be_changed_and_refuse_strangers():
+def test_settings_cannot_be_changed_and_refuse_strangers() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().concurrency = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="concurency"):
         Settings(concurency=3)  # type: ignore[call-arg]
 
 
-def test_a_url_does_not_show_when_settings_are_printed():
+def test_a_url_does_not_show_when_settings_are_printed() -> None:
     assert "hunter2" not in repr(load_settings({"DATABASE_URL": "postgresql://me:hunter2@host/db"}))
 
 
-def test_the_description_says_what_holds_and_why_and_masks_secrets(tmp_path: Path):
+def test_the_description_says_what_holds_and_why_and_masks_secrets(tmp_path: Path) -> None:
     environ = {
         "DATABASE_URL": "postgresql://me:hunter/@2@host/db?sslpassword=hunter2&sslmode=require",
         "CIRKELLINE_HOME": str(tmp_path),
@@ -190,7 +190,7 @@ def test_the_description_says_what_holds_and_why_and_masks_secrets(tmp_path: Pat
     assert list(rows) == [variable.name for variable in settings.variables()]
 
 
-def test_a_mistyped_variable_is_found_with_the_one_that_was_meant():
+def test_a_mistyped_variable_is_found_with_the_one_that_was_meant() -> None:
     environ = {"CIRKELLINE_CONCURENCY": "3", "CIRKELLINE_ZZZ": "1", "CIRKELLINE_HOME": "/x", "CIRKELLINE_TEST_X": "1"}
     assert unknown_variables(environ) == [
         ("CIRKELLINE_CONCURENCY", "CIRKELLINE_CONCURRENCY"),
@@ -198,7 +198,7 @@ def test_a_mistyped_variable_is_found_with_the_one_that_was_meant():
     ]
 
 
-def test_importing_the_settings_imports_nothing_heavy():
+def test_importing_the_settings_imports_nothing_heavy() -> None:
     heavy = {
         "agno",
         "google",

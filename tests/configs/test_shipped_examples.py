@@ -15,13 +15,13 @@ LOADED = loading.load([EXAMPLES], {})
 VALIDATOR = jsonschema.Draft202012Validator(json_schema.agent_json_schema())
 
 
-def test_the_examples_are_four_agents_without_a_fault():
+def test_the_examples_are_four_agents_without_a_fault() -> None:
     assert LOADED.problems == ()
     assert sorted(each.spec.name for each in LOADED.definitions) == ["assistant", "editor", "reviewer", "summarizer"]
 
 
 @pytest.mark.parametrize("definition", LOADED.definitions, ids=lambda each: each.spec.name)
-def test_an_example_runs_for_anybody(definition: loading.Definition):
+def test_an_example_runs_for_anybody(definition: loading.Definition) -> None:
     assert definition.spec.model.provider == "auto"
     assert {tool.name for tool in definition.spec.tools} <= set(BUILTINS)
     assert definition.spec.description
@@ -29,7 +29,7 @@ def test_an_example_runs_for_anybody(definition: loading.Definition):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
-def test_an_example_satisfies_the_published_schema_and_teaches(path: Path):
+def test_an_example_satisfies_the_published_schema_and_teaches(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for document in yaml.safe_load_all(text):
         VALIDATOR.validate(document)
@@ -37,5 +37,5 @@ def test_an_example_satisfies_the_published_schema_and_teaches(path: Path):
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_instructions_fit_a_small_model():
+def test_instructions_fit_a_small_model() -> None:
     assert all(len(each.spec.instructions.split()) <= 120 for each in LOADED.definitions)

@@ -16,7 +16,7 @@ def _fault(config: object, **columns: str) -> str:
     return str(caught.value)
 
 
-def test_a_rows_config_has_the_keys_and_forms_of_the_yaml():
+def test_a_rows_config_has_the_keys_and_forms_of_the_yaml() -> None:
     found = parse_config(
         {
             "model": {"use": "openai:a", "temperature": 1, "base_url": None},
@@ -35,7 +35,7 @@ def test_a_rows_config_has_the_keys_and_forms_of_the_yaml():
     assert (found.name, found.type, found.capabilities, found.description) == ("helper", "worker", ("a", "b"), "")
 
 
-def test_a_rows_own_columns_win_and_are_free_text():
+def test_a_rows_own_columns_win_and_are_free_text() -> None:
     config = {"name": "helper", "type": "x", "capabilities": ["x"], "instructions": "Help."}
     found = parse_config(config, name="Überagent №7 \n" + "x" * 200, type="", capabilities=["a b", "c" * 300])
     assert found.name.startswith("Überagent №7 \n")
@@ -43,14 +43,14 @@ def test_a_rows_own_columns_win_and_are_free_text():
     assert found.capabilities == ("a b", "c" * 300)
 
 
-def test_capabilities_of_a_row_lose_what_says_nothing():
+def test_capabilities_of_a_row_lose_what_says_nothing() -> None:
     config = {"instructions": "Help."}
     assert parse_config(config, name="a", capabilities=["x", None, "", "y", "x"]).capabilities == ("x", "y")
     assert parse_config(config | {"capabilities": ["z"]}, name="a", capabilities=None).capabilities == ("z",)
     assert parse_config(config | {"capabilities": ["z"]}, name="a", capabilities=[]).capabilities == ()
 
 
-def test_a_row_cannot_read_a_workers_environment(monkeypatch: pytest.MonkeyPatch):
+def test_a_row_cannot_read_a_workers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM", "hunter2")
     assert parse_config({"instructions": "${TEAM} ${X"}, name="a").instructions == "${TEAM} ${X"
 
@@ -82,20 +82,20 @@ def test_a_row_cannot_read_a_workers_environment(monkeypatch: pytest.MonkeyPatch
         ({"instructions": "x", "version": True}, "version must be 1"),
     ],
 )
-def test_a_config_that_is_no_agent_is_one_sentence(config: object, expected: str):
+def test_a_config_that_is_no_agent_is_one_sentence(config: object, expected: str) -> None:
     assert expected in _fault(config)
 
 
-def test_further_faults_are_counted():
+def test_further_faults_are_counted() -> None:
     assert _fault({"a": 1, "b": 2}).endswith("(and 2 more)")
 
 
-def test_a_row_without_a_name_takes_the_configs():
+def test_a_row_without_a_name_takes_the_configs() -> None:
     config = {"name": "helper", "instructions": "Help."}
     assert parse_config(config) == spec("name: helper\ninstructions: Help.\n")
 
 
-def test_parsing_does_not_change_what_it_reads():
+def test_parsing_does_not_change_what_it_reads() -> None:
     config = {"instructions": "x", "model": {"use": "openai:a"}, "version": 1}
     parse_config(config, name="a")
     assert config == {"instructions": "x", "model": {"use": "openai:a"}, "version": 1}

@@ -230,7 +230,7 @@ def _script(path: Path, document: Document) -> Script:
         try:
             script = _validated(document.data)
         except ValidationError as error:
-            problems = [_problem(path, document, details) for details in error.errors(include_url=False)]
+            problems = [_problem(path, document, details) for details in _causes(error)]
     if script is not None:
         return script
     first, *more = sorted(problems, key=lambda problem: (problem.line, problem.column))
@@ -242,6 +242,13 @@ def _validated(data: object) -> Script:
         return Script.model_validate(data)
     conversation = Conversation.model_validate(data if scalars.is_mapping(data) else {"turns": data})
     return Script(conversations=(conversation,))
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """Return the faults without those that another one explains: a misspelt key is missing under its right name."""
+    found = error.errors(include_url=False)
+    misspelt = {details["loc"][:-1] for details in found if details["type"] == "extra_forbidden"}
+    return [details for details in found if details["type"] != "missing" or details["loc"][:-1] not in misspelt]
 
 
 def _problem(path: Path, document: Document, details: ErrorDetails) -> Problem:

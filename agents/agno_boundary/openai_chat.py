@@ -67,6 +67,11 @@ class _Chat(OpenAIChat):
 
     default_role_map = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}  # noqa: RUF012 - a dataclass's constant, as agno has it
 
+    def get_async_client(self) -> openai.AsyncOpenAI:
+        # agno replaces a closed client by one with the environment's key, at OpenAI's address: never that.
+        assert self.async_client is not None  # noqa: S101 (given by OpenAIServer)
+        return self.async_client
+
     def _format_all_messages(
         self, messages: list[Message], compress_tool_results: bool = False
     ) -> list[dict[str, Any]]:

@@ -29,8 +29,11 @@ class Programs:
     version: str
 
 
-def identity(place: Place) -> dict[str, Any]:
+def identity(place: Place, alive: int) -> dict[str, Any]:
     """Return the arguments for subprocess that make a program run as the server's account, apart from us.
+
+    It inherits the lock `alive` and so holds it to its end, also when we are killed: no other process begins to work on
+    the data before it has ended.
 
     Its environment is empty but for what its programs need: ours may hold API keys, which any database superuser could
     read there. A session of its own: Ctrl-C in our terminal does not reach it.
@@ -39,6 +42,7 @@ def identity(place: Place) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "cwd": "/",  # ours may be closed to the account
         "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"} | inherited,
+        "pass_fds": [alive],
         "start_new_session": True,
         "umask": 0o077,
     }
@@ -47,11 +51,17 @@ def identity(place: Place) -> dict[str, Any]:
     return arguments
 
 
-def run(place: Place, command: Sequence[str], *, input: str = "") -> subprocess.CompletedProcess[str]:
+def run(place: Place, alive: int, command: Sequence[str], *, input: str = "") -> subprocess.CompletedProcess[str]:
     """Run one of PostgreSQL's programs as the server's account and return what it said."""
     try:
         return subprocess.run(  # noqa: S603 - PostgreSQL's own programs, no shell
-            command, input=input, capture_output=True, text=True, errors="replace", check=False, **identity(place)
+            command,
+            input=input,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            **identity(place, alive),
         )
     except OSError as error:
         raise failures.from_output("cannot run its programs", f"error: {error}") from error
@@ -67,7 +77,7 @@ def check_version(place: Place) -> None:
         )
 
 
-def create(place: Place, programs: Programs) -> None:
+def create(place: Place, programs: Programs, alive: int) -> None:
     """Make the cluster with its role and database."""
     _check_space(place)
     draft = place.folder / "data.new"
@@ -76,9 +86,9 @@ def create(place: Place, programs: Programs) -> None:
         draft.mkdir(mode=0o700)
         _give(draft, place)
         password = _password(place)
-    _run_initdb(place, programs, draft, password)
+    _run_initdb(place, programs, alive, draft, password)
     options = ["--single", "-D", str(draft), "-c", "exit_on_error=true", "template1"]
-    answer = run(place, [str(programs.folder / "postgres"), *options], input=_CREATE_DATABASE)
+    answer = run(place, alive, [str(programs.folder / "postgres"), *options], input=_CREATE_DATABASE)
     if answer.returncode:
         raise failures.from_output("could not make its database", answer.stderr)
     with failures.explained(place.folder):
@@ -86,14 +96,14 @@ def create(place: Place, programs: Programs) -> None:
         _sync(place.folder)
 
 
-def _run_initdb(place: Place, programs: Programs, draft: Path, password: str) -> None:
+def _run_initdb(place: Place, programs: Programs, alive: int, draft: Path, password: str) -> None:
     """Run initdb; the password goes through a file that only the server's account can read, for that moment."""
     secret = place.folder / "password.initdb"
     try:
         with failures.explained(secret):
             places.write_private(secret, password + "\n")
             _give(secret, place)
-        answer = run(place, [str(programs.folder / "initdb"), *_initdb_options(draft, secret)])
+        answer = run(place, alive, [str(programs.folder / "initdb"), *_initdb_options(draft, secret)])
     finally:
         secret.unlink(missing_ok=True)
     if answer.returncode:

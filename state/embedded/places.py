@@ -286,8 +286,11 @@ def _names_are_safe(parent: Path) -> bool:
 
 
 def _socket_fits(folder: Path) -> bool:
-    # A comma separates hosts in libpq's `host`.
-    return len(os.fsencode(socket_file(folder))) <= _SOCKET_LIMIT and "," not in str(folder)
+    """Say whether clients can name a socket in this folder: short, no comma (hosts' separator), and text to psycopg."""
+    path = os.fsencode(socket_file(folder))
+    with suppress(UnicodeDecodeError):
+        return len(path) <= _SOCKET_LIMIT and "," not in path.decode()
+    return False
 
 
 def _claim(folder: Path, place: Place) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -24,6 +25,8 @@ _PAUSE: Final = 0.01  # s between two looks
 _SAY_EVERY: Final = 5.0  # s
 _LOST_AFTER: Final = 2.0  # s; before, it may just be ending
 _UNSEEN_PATIENCE: Final = 5.0  # s for a server whose process is not to be seen
+_ANSWER_PATIENCE: Final = 2.0  # s
+_QUESTION: Final = struct.pack("!ii", 8, 80877103)  # the protocol's SSLRequest; over a socket file the answer is N, no
 _READY_LINE: Final = 7  # of postmaster.pid
 
 
@@ -88,7 +91,7 @@ class _Wait:
 def _start(place: Place, programs: Programs, alive: int, progress: Progress) -> None:
     if not place.data.exists():
         progress(f"making a PostgreSQL {programs.version} database in {place.data}")
-        cluster.create(place, programs)
+        cluster.create(place, programs, alive)
     with failures.explained(place.folder):
         cluster.check_version(place)
         if not place.password.exists():
@@ -136,8 +139,7 @@ def _spawn(place: Place, programs: Programs, alive: int) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=[alive],
-            **cluster.identity(place),
+            **cluster.identity(place, alive),
         )
     finally:
         os.close(output)
@@ -151,8 +153,10 @@ def _answers(place: Place) -> bool:
     if record is None or _status(place) != "ready" or not places.is_private(record.socket, place.owner):
         return False
     with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.settimeout(_ANSWER_PATIENCE)
         client.connect(os.fsencode(places.socket_file(record.socket)))
-        return True
+        client.sendall(_QUESTION)  # a server that is being killed still takes connections, but says nothing
+        return client.recv(1) == b"N"
     return False
 
 

@@ -69,7 +69,13 @@ async def _server(settings: Settings) -> AsyncGenerator[tuple[str, bool]]:
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value(), False
         return
-    server = await asyncio.to_thread(embedded.ensure, settings.home)
+    starting = asyncio.create_task(asyncio.to_thread(embedded.ensure, settings.home))
+    try:
+        server = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # A thread cannot be cancelled: what it starts after all has to be released, or it would run for ever.
+        await asyncio.to_thread((await starting).release)
+        raise
     try:
         yield server.url(), True
     finally:

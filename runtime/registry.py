@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 TRY_AGAIN: Final = 15.0
 """Seconds after which an agent that could not be served is looked at once more: weights arrive, files are put right."""
 OLDER_KEPT: Final = 256
+SHOWN: Final = 20
 
 Version = tuple[UUID, int]
 
@@ -73,6 +74,7 @@ class Registry:
         self._refused: dict[Version, _Refusal] = {}
         self._held_back: dict[UUID, _Refusal] = {}
         self._lock = asyncio.Lock()
+        self._loaded = False
 
     @property
     def servable(self) -> list[UUID]:
@@ -107,6 +109,7 @@ class Registry:
                 self._held_back.clear()
             await self._prepare_new()
             self._forget_old()
+            self._say_first()
             return not before.issuperset(self.servable)
 
     async def get(self, agent_id: UUID, version: int) -> Prepared:
@@ -180,12 +183,22 @@ class Registry:
         before = self._refused.pop(item, None)
         if isinstance(outcome, Prepared):
             self._prepared[item] = outcome
-            if self._current.get(stored.agent_id) == stored.version:
+            if self._loaded and self._current.get(stored.agent_id) == stored.version:
                 log.info("agent.ready", agent=name, version=stored.version, model=outcome.model.label)
             return
         self._refused[item] = _Refusal(name, outcome, self._clock())
         if before is None or before.reason != outcome:
             log.warning("agent.unservable", agent=name, version=stored.version, reason=outcome)
+
+    def _say_first(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        names = sorted(prepared.spec.name for prepared in self._prepared.values())
+        if names:
+            log.info("agents.ready", amount=len(names), agents=", ".join(names[:SHOWN]))
+        else:
+            log.warning("agents.none", remedy="put agent files into ./configs or give a folder with --configs")
 
     def _forget_old(self) -> None:
         current = set(self._current.items())

@@ -1,0 +1,68 @@
+"""The very first start: example agents, and one task whose whole way a newcomer sees within moments."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Mapping
+from typing import Any, Final, cast
+from uuid import UUID
+
+import structlog
+
+from cirkelline.configs import scalars
+from cirkelline.runtime import composition
+from cirkelline.runtime.composition import Opened
+from cirkelline.runtime.reloading import AgentFiles
+from cirkelline.runtime.streaming import Follower
+from cirkelline.state import agents, tasks
+from cirkelline.state.tasks import Task
+from cirkelline.tools.toolbox import Toolbox
+
+AGENT: Final = "assistant"
+QUESTION: Final = "Introduce yourself in one sentence. And what is 17 times 23?"
+
+log = structlog.get_logger(__name__)
+
+
+async def prepare(opened: Opened, toolbox: Toolbox, environ: Mapping[str, str]) -> UUID | None:
+    """Apply the shipped examples and put the welcome task in line; return its id."""
+    await AgentFiles(opened.db, composition.EXAMPLES, toolbox, environ).apply()
+    async with opened.db.connection() as conn:
+        agent = await agents.by_handle(conn, AGENT)
+        if agent is None:
+            return None
+        return await tasks.submit(conn, agent_id=agent.id, payload={"input": QUESTION}, task_type="welcome")
+
+
+async def show(opened: Opened, task_id: UUID) -> None:
+    """Wait for the welcome task and print its answer for a person, with what to try next."""
+    async with Follower(opened.db) as follower:
+        async for event in follower.follow(task_id):
+            if isinstance(event, Task):
+                _print(event)
+
+
+def _print(task: Task) -> None:
+    if not sys.stderr.isatty():
+        return  # the log lines say it already
+    told = _told(task.result)
+    lines = [
+        "",
+        f"  you        {QUESTION}",
+        *textwrap.wrap(told, 92, initial_indent=f"  {AGENT}  ", subsequent_indent="             "),
+        "",
+        "  That was task " + str(task.id) + f": its answer is in runtime.tasks, and {AGENT}'s state is now at "
+        f"version {task.state_version} in runtime.agent_states.",
+        f"  Now try, in another terminal:  cirkelline chat {AGENT}   ·   cirkelline tasks list   ·   cirkelline --help",
+        "",
+    ]
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _told(result: object) -> str:
+    if not scalars.is_mapping(result):
+        return "(nothing)"
+    error = result.get("error")
+    said = cast("Mapping[str, Any]", error).get("message") if scalars.is_mapping(error) else result.get("output")
+    return "".join(character if character.isprintable() else " " for character in str(said))

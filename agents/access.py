@@ -41,9 +41,11 @@ def of(spec: ModelSpec, environ: Mapping[str, str]) -> Access:
     return Access(address, name, value(environ, name) if trusted else "")
 
 
-def missing_key(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
-    """Return why a hosted model has no key to be called with, or None; a server of one's own may do without."""
+def unusable_key(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
+    """Return why a hosted model cannot be called with the key there is, or None; a server of one's own may need none."""
     access = of(spec, environ)
+    if not (access.key.isascii() and access.key.isprintable()):
+        return f"the environment variable {access.key_name} holds characters that no key has: copy the key for {spec.label} again"
     needs_one = spec.api_key_env is not None or access.address in {OPENAI_HOME, GEMINI_HOME}
     if access.key or not needs_one:
         return None

@@ -105,7 +105,7 @@ def why_not_servable(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
     provider = _first_there(environ) if spec.provider == "auto" else spec.provider
     match provider:
         case "gemini" | "openai":
-            return access.missing_key(spec, environ) if spec.provider != "auto" else None
+            return access.unusable_key(spec, environ) if spec.provider != "auto" else None
         case "scripted":
             return _script_fault(spec)
         case _:

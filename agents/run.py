@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +38,7 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
+_LOOP: Final = "cirkelline.agents.agno_boundary.loop"
 LAST_WORDS: Final = 5.0
 """Seconds a stopped run has to let go of its model and its tools; one that does not is left behind."""
 
@@ -150,12 +152,12 @@ async def _drive(
             around_tool_call=request.around_tool_call,
         )
         system = ChatMessage("system", prompts.system_prompt(request.spec, request.ctx.now()))
-        loop = await asyncio.to_thread(_agno_loop)
+        # agno takes a second to import: in a thread, the first time. Later no thread, as an author's tools may hold them all.
+        loop = _agno_loop() if _LOOP in sys.modules else await asyncio.to_thread(_agno_loop)
         await loop.drive(progress.steps, [system, *request.messages, ChatMessage("user", request.input)])
 
 
 def _agno_loop() -> ModuleType:
-    """Import agno, which takes a second: in a thread, and not before the first run."""
     from cirkelline.agents.agno_boundary import loop  # noqa: PLC0415
 
     return loop

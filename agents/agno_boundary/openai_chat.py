@@ -80,7 +80,7 @@ class _Chat(OpenAIChat):
 
     def _parse_provider_response_delta(self, response_delta: ChatCompletionChunk) -> ModelResponse:
         response = super()._parse_provider_response_delta(response_delta)
-        for choice in response_delta.choices[:1]:
+        for choice in (response_delta.choices or ())[:1]:
             # Compatible servers leave the delta out of the last chunk, whatever its type says.
             if choice.delta and choice.delta.refusal:
                 response.extra = {answers.FINISH: answers.REFUSED}

@@ -104,6 +104,13 @@ def test_a_missing_key_is_named_and_the_model_not_swapped(spec: ModelSpec, envir
     assert f"environment variable {named}, which is not set" in reason
 
 
+@pytest.mark.parametrize("key", ["sk-…abc", "sk-a\x00b", "two\nlines"])
+def test_a_key_that_cannot_be_one_is_refused_without_being_shown(key: str) -> None:
+    reason = models.why_not_servable(ModelSpec(provider="gemini"), {"GOOGLE_API_KEY": key}) or ""
+    assert "GOOGLE_API_KEY holds characters that no key has" in reason
+    assert key not in reason
+
+
 @pytest.mark.parametrize(
     ("spec", "environ"),
     [

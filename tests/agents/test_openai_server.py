@@ -68,6 +68,13 @@ async def test_a_usage_that_grows_with_every_chunk_is_not_added_up(
     assert (await said(await pool.get(spec)))[-1] == Delta(usage=Usage(10, 3))
 
 
+async def test_chunks_that_leave_out_what_they_should_hold_are_read_all_the_same(
+    server: ProviderServer, pool: ModelPool, spec: ModelSpec
+) -> None:
+    server.will(sse(chunk({"content": "ok"}), {"choices": [{"index": 0, "finish_reason": "stop"}]}, {"choices": None}))
+    assert [delta.text for delta in await said(await pool.get(spec))] == ["ok"]
+
+
 def usage(read: int, written: int) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
-from agent_runs import Script, ask, tool_results
+from agent_runs import Script, ask, tool_results, watched
 
-from cirkelline.agents import run
+from cirkelline.agents import run, steps
 from cirkelline.agents.chat_model import Usage
 from cirkelline.agents.events import RunEvent, TextDelta, ToolFinished, ToolStarted
 from cirkelline.configs.schema import LimitsSpec
@@ -211,6 +212,33 @@ async def test_setting_cancel_ends_the_run_as_cancelled_with_what_was_said_so_fa
     outcome = await run.run(ask(model), emit=emit, cancel=cancel)
     assert (outcome.status, outcome.error) == (run.RunStatus.CANCELLED, None)
     assert outcome.output.startswith("I begin and ")
+
+
+async def test_a_run_that_is_cancelled_before_it_begins_asks_no_model(script: Script) -> None:
+    cancel = asyncio.Event()
+    cancel.set()
+    outcome, calls = await watched(ask(script([{"text": "hello"}])), cancel=cancel)
+    assert (outcome.status, outcome.output, calls) == (run.RunStatus.CANCELLED, "", [])
+
+
+async def test_something_that_ignores_its_cancellation_is_left_behind(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LAST_WORDS", 0.01)
+    cancel, over, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_call: steps.ModelCall, _proceed: object) -> steps.Answer:
+        cancel.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await over.wait()
+        ended.set()
+        return steps.Answer("too late")
+
+    outcome = await run.run(ask(script([{"text": "hello"}]), around_model_call=stubborn), cancel=cancel)
+    assert (outcome.status, outcome.output) == (run.RunStatus.CANCELLED, "")
+    over.set()
+    await ended.wait()
 
 
 async def test_a_cancelled_run_does_not_wait_for_an_async_tool(script: Script) -> None:

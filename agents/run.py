@@ -177,7 +177,8 @@ async def _until_over(
     """Wait for a run to end; return how it was stopped, or None when it ended by itself."""
     told = asyncio.create_task(cancel.wait()) if cancel is not None else None
     try:
-        await asyncio.wait({driver, told} if told else {driver}, timeout=wall, return_when=asyncio.FIRST_COMPLETED)
+        if cancel is None or not cancel.is_set():
+            await asyncio.wait({driver, told} if told else {driver}, timeout=wall, return_when=asyncio.FIRST_COMPLETED)
         if driver.done():
             return None
         if cancel is not None and cancel.is_set():

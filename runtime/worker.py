@@ -19,7 +19,7 @@ from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import patience
 from cirkelline.runtime.finishing import Finishing
-from cirkelline.runtime.heartbeat import Heartbeat
+from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
@@ -312,17 +312,30 @@ class Worker:
                     self._cancel([UUID(payload)])
 
     async def _keep_house(self) -> None:
+        loop = asyncio.get_running_loop()
+        refresh_at = loop.time() + self._poll()
         while True:
-            await _wait(self._changed, self._poll())
-            changed, tools_changed = self._changed.is_set(), self._tools_changed
-            self._changed.clear()
-            self._tools_changed = False
+            # More often than the poll where leases are short: a dead worker's tasks should not wait for a lazy one.
+            await _wait(self._changed, min(self._poll(), self._settings.lease / BEATS_PER_LEASE))
             try:
-                if await self._registry.refresh(again=changed, tools_changed=tools_changed):
-                    self._wake.set()
+                if self._changed.is_set() or loop.time() >= refresh_at:
+                    refresh_at = loop.time() + self._poll()
+                    await self._refresh()
                 await self._take_over()
             except QueryError as error:
                 log.warning("worker.poll_failed", error=first_line(error))
+
+    async def _refresh(self) -> None:
+        changed, tools_changed = self._changed.is_set(), self._tools_changed
+        self._changed.clear()
+        self._tools_changed = False
+        try:
+            more = await self._registry.refresh(again=changed, tools_changed=tools_changed)
+        except QueryError:
+            self._tools_changed = tools_changed
+            raise
+        if more:
+            self._wake.set()
 
     async def _take_over(self) -> None:
         if self._heartbeat is None or not self._heartbeat.settled:

@@ -62,8 +62,8 @@ def note(ctx: ToolContext, key: Key, text: str) -> str:  # noqa: D417 (the model
         key: A short name for the note.
         text: What to keep.
     """
-    others = {name: kept for name, kept in _notes(ctx).items() if name != key}
-    needed = sum(len(f"{name}{kept}".encode("utf-8", "replace")) for name, kept in {**others, key: text}.items())
+    notes = {**_notes(ctx), key: text}
+    needed = sum(len(f"{name}{kept}".encode("utf-8", "replace")) for name, kept in notes.items())
     if needed > NOTES_LIMIT:
         raise NoteError(
             f"all notes together may have {NOTES_LIMIT:,} bytes and would have {needed:,}: forget some first"

@@ -240,9 +240,19 @@ def test_wrong_arguments_are_named_with_what_is_expected(sent: object, said: str
     assert "It takes a JSON object with count: integer, city: string (optional), tags: array of string (opt" in message
 
 
+@pytest.mark.parametrize("number", ["nan", "Infinity", float("nan"), float("-inf"), 1e999])
+def test_no_number_is_infinite_or_none_at_all(number: object) -> None:
+    def some(number: float) -> None: ...
+
+    assert "should be a finite number" in refused({"number": number}, some)
+
+
 def test_a_misspelt_member_of_a_nested_object_is_an_error() -> None:
     def some(item: Item) -> None: ...
 
+    def other(order: Order) -> None: ...
+
+    assert "there is no argument 'order.colr'" in refused({"order": {"items": [], "colr": "red"}}, other)
     assert "there is no argument 'item.titel'" in refused({"item": {"price": 1, "titel": "x"}}, some)
 
 

@@ -238,7 +238,10 @@ def test_a_file_named_like_a_standard_module_stands_in_for_nothing(folder: Path,
     assert str(folder) not in sys.path[:-1]
 
 
-def test_an_edit_of_the_same_size_within_a_second_is_seen(folder: Path, write: Write) -> None:
+def test_an_edit_of_the_same_size_within_a_second_is_seen(
+    folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as it is on a worker
     path = write("billing.py", "def price() -> int: return 1\n")
     toolbox = Toolbox(folder)
     assert called(toolbox, "billing:price") == 1

@@ -100,7 +100,7 @@ def test_a_built_in_is_found_by_its_name_without_any_folder() -> None:
 
 def test_an_unknown_built_in_is_told_with_the_nearest(folder: Path, write: Write) -> None:
     write("billing.py", BILLING)
-    assert "did you mean 'calculate'?" in refusal(Toolbox(folder), ToolSpec(name="calculat"))
+    assert "did you mean 'calculate'?" in refusal(Toolbox(folder), ToolSpec(name="calculates"))
     assert 'did you mean python: "billing:charge_card"?' in refusal(Toolbox(folder), ToolSpec(name="charge_card"))
     assert "built in are calculate, current_time" in refusal(Toolbox(None), ToolSpec(name="nothing_like_it"))
 

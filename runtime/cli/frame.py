@@ -153,15 +153,10 @@ class Group(click.Group):
         """List the commands, in sections where there are any, without importing one."""
         if not self._sections:
             return super().format_commands(ctx, formatter)
-        room = formatter.width - 6 - max(len(name) for name in self._lazy)
         for title, names in self._sections:
             with formatter.section(title):
-                formatter.write_dl([(name, _clipped(self._lazy[name].help, room)) for name in names])
+                formatter.write_dl([(name, self._lazy[name].help) for name in names])
         return None
-
-
-def _clipped(text: str, room: int) -> str:
-    return text if len(text) <= max(room, 20) else text[: max(room, 20) - 1] + "…"
 
 
 def _refuse(problem: str, word: str, known: Sequence[str], ctx: click.Context) -> NoReturn:

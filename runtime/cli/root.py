@@ -12,18 +12,16 @@ from cirkelline.runtime.cli.frame import Group, Lazy
 _COMMANDS: Final = "cirkelline.runtime.cli.commands."
 
 LAZY: Final = {
-    "up": Lazy(
-        _COMMANDS + "up", "Run the daemon: it applies the agents of --configs and runs tasks until it is stopped."
-    ),
+    "up": Lazy(_COMMANDS + "up", "Run the daemon: apply agent files and run tasks until stopped."),
     "chat": Lazy(_COMMANDS + "chat", "Talk with an agent in this terminal."),
-    "agents": Lazy(_COMMANDS + "agents", "Check, apply and look at agents and the versions of their definitions."),
+    "agents": Lazy(_COMMANDS + "agents", "Check, apply and look at agents and their versions."),
     "tasks": Lazy(_COMMANDS + "tasks", "Give agents work and see what became of it."),
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
     "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations."),
     "workers": Lazy(_COMMANDS + "workers", "See which workers are alive."),
-    "models": Lazy(_COMMANDS + "models", "See which language models can be used here, and fetch local ones."),
+    "models": Lazy(_COMMANDS + "models", "See which language models work here, and fetch local ones."),
     "db": Lazy(_COMMANDS + "db", "Reach, migrate and adopt the database."),
-    "doctor": Lazy(_COMMANDS + "doctor", "Check everything this installation needs, with a remedy for what is wrong."),
+    "doctor": Lazy(_COMMANDS + "doctor", "Check everything this installation needs, and say the remedy."),
 }
 SECTIONS: Final = (
     ("Run", ("up", "chat")),

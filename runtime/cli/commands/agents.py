@@ -19,7 +19,7 @@ _tools: Final = click.option(
 
 @click.group("agents", cls=Group)
 def command() -> None:
-    """Check, apply and look at agents and the versions of their definitions."""
+    """Check, apply and look at agents and their versions."""
 
 
 @command.add("validate", example="cirkelline agents validate configs/")

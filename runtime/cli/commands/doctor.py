@@ -17,9 +17,9 @@ from cirkelline.runtime.cli.parameters import FOLDER
     "--tools", type=FOLDER, help="Folder of the agents' Python tools; by default `tools` beside the agent files."
 )
 def command(configs: Path | None, tools: Path | None) -> Work:
-    """Check everything this installation needs, with a remedy for what is wrong.
+    """Check everything this installation needs, and say the remedy.
 
-    Nothing is changed. Exit code 1 if something is broken.
+    Every line is checked at this moment; nothing is changed. Exit code 1 if something is broken.
     """
     from cirkelline.runtime.cli.actions import checkup
 

@@ -195,7 +195,7 @@ async def definition(conn: Conn, agent_id: UUID, version: int) -> Definition:
 CURRENT: Final = (
     DEFINITIONS
     + " JOIN runtime.agents a ON a.id = d.agent_id AND a.definition_version = d.version"
-    + " WHERE a.status NOT IN ('paused', 'retired')"
+    + " WHERE coalesce(a.status, 'idle') NOT IN ('paused', 'retired')"
 )
 
 
@@ -208,7 +208,7 @@ async def current_definitions(conn: Conn) -> list[Definition]:
 
 RUNNABLE: Final = """
 SELECT id, definition_version FROM runtime.agents
- WHERE definition_version IS NOT NULL AND status NOT IN ('paused', 'retired')
+ WHERE definition_version IS NOT NULL AND coalesce(status, 'idle') NOT IN ('paused', 'retired')
 """
 
 

@@ -33,7 +33,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """A server on which tests may create databases: DATABASE_URL's, or one embedded server for the whole run."""
     if GIVEN:
         yield GIVEN.replace("postgresql+psycopg://", "postgresql://")

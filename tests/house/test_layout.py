@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("runtime", "agents", "tools", "state", "configs")
+SHOW_HELP = "import cirkelline.runtime.cli as cli; print(cli.__file__); cli.main()"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -70,7 +71,7 @@ def test_an_installed_wheel_runs_from_any_folder(built: Path, tmp_path: Path) ->
         check=True,
     )
     shown = subprocess.run(
-        [sys.executable, "-P", "-c", "import cirkelline.runtime.cli as c; print(c.__file__); c.main(['--help'])"],
+        [sys.executable, "-P", "-c", SHOW_HELP, "--help"],
         capture_output=True,
         text=True,
         check=True,

@@ -69,6 +69,18 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.replace(".", "", 1).isdigit()
 
 
+class FileOrFolder(click.ParamType[Path]):
+    """A path of any kind; whoever reads it says what is wrong with it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path as it was given."""
+        if not str(value):
+            self.fail("it is empty", param, ctx)
+        return Path(value)
+
+
 class Folder(click.ParamType[Path]):
     """A folder that is there."""
 
@@ -89,6 +101,7 @@ NAME: Final = Name()
 TASK_TYPE: Final = Name(100)
 ANY_TEXT: Final = AnyText()
 DURATION: Final = Duration()
+FILE_OR_FOLDER: Final = FileOrFolder()
 FOLDER: Final = Folder()
 VERSION: Final = click.IntRange(1, LARGEST)
 LIMIT: Final = click.IntRange(1, 10_000)

@@ -12,7 +12,6 @@ from uuid import UUID
 import pytest
 from command_runs import Commands, Filled
 
-
 NOBODY = "7d9e2f30-1111-4222-8333-444455556666"
 
 
@@ -37,7 +36,9 @@ def test_submit_names_the_short_id_and_how_to_follow(cirkelline: Commands, fille
 
 
 @pytest.mark.parametrize("option", [["-"], ["--file", "-"]])
-def test_submit_reads_stdin_and_drops_a_byte_order_mark(option: list[str], cirkelline: Commands, filled: Filled) -> None:
+def test_submit_reads_stdin_and_drops_a_byte_order_mark(
+    option: list[str], cirkelline: Commands, filled: Filled
+) -> None:
     filled.agent()
     assert cirkelline("tasks", "submit", "helper", *option, stdin="\ufefflinje\næøå\n".encode()).code == 0
     assert only_task(filled)[1] == {"input": "linje\næøå\n"}
@@ -106,7 +107,10 @@ def test_submit_refuses_in_one_sentence_and_writes_nothing(
 
 def test_submit_warns_when_nobody_will_run_it(cirkelline: Commands, filled: Filled) -> None:
     filled.agent()
-    assert "warning: no worker is running: start one with `cirkelline up`" in cirkelline("tasks", "submit", "helper", "x").err
+    assert (
+        "warning: no worker is running: start one with `cirkelline up`"
+        in cirkelline("tasks", "submit", "helper", "x").err
+    )
 
 
 def test_submit_is_silent_when_a_worker_is_alive(cirkelline: Commands, filled: Filled) -> None:
@@ -125,12 +129,14 @@ def test_submit_warns_when_the_agent_takes_no_tasks(status: str, cirkelline: Com
     assert f"warning: agent helper is {status}: `cirkelline agents resume helper` lets it run" in result.err
 
 
-def test_submit_and_wait_prints_the_output_alone(cirkelline: Commands, filled: Filled) -> None:
+def test_submit_and_wait_prints_the_output_alone(filled: Filled) -> None:
     filled.agent()
     worker = filled.worker()
     environment = os.environ | {"DATABASE_URL": filled.url}
     command = [sys.executable, "-m", "cirkelline", "tasks", "submit", "helper", "hello", "--wait", "--timeout", "60s"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         while not filled.sql("SELECT 1 FROM runtime.queue"):
             assert running.poll() is None
         filled.sql("DELETE FROM runtime.workers WHERE id = %s", worker)
@@ -149,7 +155,9 @@ def test_wait_prints_an_output_that_is_not_text_as_json(cirkelline: Commands, fi
 def test_wait_for_a_failed_task_says_why_and_exits_1(cirkelline: Commands, filled: Filled) -> None:
     agent = filled.agent()
     filled.task(agent)
-    task = filled.end(agent, status="failed", error="m", result={"error": {"type": "ModelRefused", "message": "no key"}})
+    task = filled.end(
+        agent, status="failed", error="m", result={"error": {"type": "ModelRefused", "message": "no key"}}
+    )
     result = cirkelline("tasks", "wait", str(task))
     short = str(task)[:8]
     assert (result.code, result.out) == (1, "")
@@ -368,7 +376,7 @@ def test_cancel_refuses_what_has_ended_or_is_held(cirkelline: Commands, filled: 
     assert (result.code, "was here before cirkelline and is held" in result.err) == (1, True)
 
 
-def test_retry_is_for_failed_and_cancelled_tasks_alone(cirkelline: Commands, filled: Filled) -> None:
+def test_retry_is_for_failed_and_cancelled_tasks_alone(filled: Filled) -> None:
     agent = filled.agent()
     filled.task(agent)
     failed = filled.end(agent, status="failed", result={"error": {"type": "x", "message": "y"}}, error="y")

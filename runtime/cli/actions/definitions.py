@@ -80,10 +80,12 @@ async def _checked(paths: Sequence[Path], tools: Path | None) -> Loaded:
     loaded = await asyncio.to_thread(loading.load, paths, os.environ)
     if not loaded.definitions and not loaded.problems:
         raise NoDefinitions(f"no agent file (*.yaml, *.yml) in {', '.join(map(str, paths))}: nothing to check")
-    first = paths[0]
-    folder = composition.tools_folder((first if first.is_dir() else first.parent).absolute(), tools)
-    toolbox = Toolbox(folder, settings.tool_modules)
+    toolbox = Toolbox(composition.tools_folder(_folder_of(paths[0]), tools), settings.tool_modules)
     return await asyncio.to_thread(applying.check, loaded, toolbox, os.environ)
+
+
+def _folder_of(path: Path) -> Path:
+    return (path if os.path.isdir(path) else path.parent).absolute()  # noqa: PTH112 - Path.is_dir raises for a long name
 
 
 def _problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:

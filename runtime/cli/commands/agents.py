@@ -9,9 +9,9 @@ import click
 
 from cirkelline.runtime.cli.answers import Work
 from cirkelline.runtime.cli.frame import Group
-from cirkelline.runtime.cli.parameters import FOLDER, NAME, VERSION
+from cirkelline.runtime.cli.parameters import FILE_OR_FOLDER, FOLDER, NAME, VERSION
 
-_paths: Final = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+_paths: Final = click.argument("paths", nargs=-1, type=FILE_OR_FOLDER)
 _tools: Final = click.option(
     "--tools", type=FOLDER, help="Folder of the agents' Python tools; by default `tools` beside the agent files."
 )

@@ -36,6 +36,7 @@ types: $(VENV)/.develops
 
 docs: $(VENV)/.develops
 	$(BIN)/python -m cirkelline.runtime.cli.reference
+	$(BIN)/python -m cirkelline.configs.reference
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit("cirkelline needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 run") if sys.version_info < (3, 11) else None'

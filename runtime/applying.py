@@ -308,14 +308,14 @@ async def _check_row(db: Database, row: agents.Agent, toolbox: Toolbox, environ:
             return None
         async with db.connection() as conn:
             await agents.set_problem(conn, row, problem)
-        return Checked(row.label, problem)
+        return Checked(row.handle or row.name, problem)
     handle = row.name if re.fullmatch(names.AGENT_PATTERN, row.name) else None
     async with db.transaction() as conn:
         await agents.lock_definitions(conn)
         same = await agents.hashed(conn, [row.id], [schema.content_hash(spec)])
         kept = ModelSpec.model_validate(same[-1].model) if same else model
         accepted = await agents.accept(conn, row, _definition(spec, kept, None), handle=handle)
-    return Checked(handle or row.label, None) if accepted else None
+    return Checked(row.handle or row.name, None) if accepted else None
 
 
 def _read_row(row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -> AgentSpec:

@@ -102,7 +102,7 @@ def answers(url: str) -> None:
 
     def ask() -> None:
         try:
-            with _opened(url, method="HEAD", timeout=FIRST_ANSWER):
+            with _opened(url, method="HEAD"):
                 outcome.append(None)
         except urllib.error.HTTPError:
             outcome.append(None)
@@ -119,13 +119,13 @@ def answers(url: str) -> None:
         raise SourceFailed(_reason(error))
 
 
-def _opened(url: str, *, method: str = "GET", start: int = 0, timeout: float = SILENCE) -> http.client.HTTPResponse:
+def _opened(url: str, *, method: str = "GET", start: int = 0) -> http.client.HTTPResponse:
     if not url.startswith(("https://", "http://")):
         raise SourceFailed("only http and https addresses can be pulled from")
     headers = {"User-Agent": "cirkelline", "Accept-Encoding": "identity"}
     headers |= {"Range": f"bytes={start}-"} if start else {}
     request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310 - http alone passes the test above
-    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
+    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=SILENCE)  # noqa: S310
     return response
 
 

@@ -17,7 +17,7 @@ _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
 _SOON: Final = 1
-_KILO: Final = 1024
+_KILO: Final = 1000
 
 
 def safe(text: str) -> str:
@@ -82,12 +82,12 @@ def span(seconds: float) -> str:
 
 
 def size(amount: float) -> str:
-    """Return a number of bytes as people say it: `640 B`, `12.3 MB`, `1.1 GB` (of 1024)."""
+    """Return a number of bytes as people say it: `640 B`, `12.3 MB`, `1.12 GB` (of 1000)."""
     for unit in ("B", "kB", "MB"):
         if amount < _KILO:
             return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"  # noqa: PLR2004 - three digits are enough
         amount /= _KILO
-    return f"{amount:.1f} GB"
+    return f"{amount:.2f} GB"
 
 
 def count(amount: int, one: str, many: str | None = None) -> str:

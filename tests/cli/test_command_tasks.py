@@ -66,7 +66,7 @@ def test_submit_keeps_a_text_that_postgresql_could_not_hold(cirkelline: Commands
         (["helper", "  "], b"", "the input is empty"),
         (["helper", "-"], b"", "the input is empty"),
         (["helper", "-"], b"\xff\xfe", "stdin is not UTF-8 text"),
-        (["helper", "-"], b"x" * (16 * 1024 * 1024 + 1), "stdin holds more than 16.0 MB"),
+        (["helper", "-"], b"x" * 16_000_001, "stdin holds more than 16.0 MB"),
         (["helper", "a", "--file", "x"], b"", "not both"),
         (["helper", "--file", "nowhere.txt"], b"", "cannot read nowhere.txt: no such file or directory"),
         (["helper", "--file", "."], b"", "cannot read .: is a directory"),
@@ -376,7 +376,7 @@ def test_cancel_refuses_what_has_ended_or_is_held(cirkelline: Commands, filled: 
     assert (result.code, "was here before cirkelline and is held" in result.err) == (1, True)
 
 
-def test_retry_is_for_failed_and_cancelled_tasks_alone(filled: Filled) -> None:
+def test_retry_is_for_failed_and_cancelled_tasks_alone(cirkelline: Commands, filled: Filled) -> None:
     agent = filled.agent()
     filled.task(agent)
     failed = filled.end(agent, status="failed", result={"error": {"type": "x", "message": "y"}}, error="y")

@@ -11,7 +11,7 @@ from typing import Any, Final
 from cirkelline.configs.errors import UsageError
 from cirkelline.runtime.cli import console, display
 
-LARGEST: Final = 16 * 1024 * 1024  # bytes; no model reads more, and a mistaken file should not become a row
+LARGEST: Final = 16_000_000  # bytes; no model reads more, and a mistaken file should not become a row
 _STDIN: Final = "-"
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+import psutil
 from pydantic import ValidationError
 
-from cirkelline.agents import access, scripted
+from cirkelline.agents import access, scripted, weights_catalogue
 from cirkelline.agents.access import Access
 from cirkelline.agents.chat_model import ChatModel, ModelError
 from cirkelline.configs import errors
@@ -68,7 +69,8 @@ def _default_name(provider: Provider, environ: Mapping[str, str]) -> str:
         case "openai":
             return _openai_name(environ) or OPENAI_MODEL
         case _:
-            return access.value(environ, LOCAL_MODEL_VARIABLE) or "default"
+            free = psutil.virtual_memory().available
+            return access.value(environ, LOCAL_MODEL_VARIABLE) or weights_catalogue.default_name(free)
 
 
 def _openai_name(environ: Mapping[str, str]) -> str:

@@ -141,7 +141,7 @@ class Steps:
         tool = self.tools.get(call.name)
         if tool is None:
             return execution.ToolResult(text=_unknown_tool(call.name, self.tools), error=True, ms=0)
-        return await self.executor.call(tool, call.arguments.strip() or "{}", self.context)
+        return await self.executor.call(tool, call.arguments, self.context)
 
 
 def schema(tool: contract.Tool) -> ToolSchema:
@@ -157,9 +157,7 @@ def identified(calls: Sequence[ToolCall], messages: Sequence[ChatMessage]) -> tu
     taken = {call.id for message in messages for call in message.tool_calls}
     unique: list[ToolCall] = []
     for index, call in enumerate(calls):
-        identity = call.id
-        if not identity or identity in taken:
-            identity = f"call_{len(messages)}_{index}"
+        identity = call.id or f"call_{len(messages)}_{index}"
         while identity in taken:
             identity += "x"
         taken.add(identity)

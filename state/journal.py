@@ -1,0 +1,134 @@
+"""The journal: one row per step of a run, written by whoever holds the task's claim and read by its next attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from cirkelline.state import jsonb
+from cirkelline.state.connection import Conn
+
+CONTEXT: Final = 0
+"""The position of the context; the model calls of a run count from 1."""
+ANSWER: Final = -1
+"""The `call` of the context and of a model's answer; tool calls count from 0."""
+
+
+class Kind(StrEnum):
+    """What a step was."""
+
+    CONTEXT = "context"
+    MODEL = "model"
+    TOOL = "tool"
+
+
+class Written(StrEnum):
+    """What became of a write: LOST, the task is somebody else's by now; THERE, a step had ended already and stays."""
+
+    WRITTEN = "written"
+    LOST = "lost"
+    THERE = "there"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step, keyed by (position, call). `output` is None while it is begun and not known to have ended.
+
+    `format` says how `input_hash` was made and `output` is written; `operations` are a tool's on its agent's state.
+    `attempt` and `begun` are set by the database.
+    """
+
+    position: int
+    call: int
+    kind: Literal["context", "model", "tool"]
+    name: str
+    format: int
+    input_hash: bytes | None = None
+    output: Mapping[str, Any] | None = None
+    operations: Sequence[Mapping[str, Any]] | None = None
+    error: bool = False
+    ms: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: Decimal | None = None
+    attempt: int = 0
+    begun: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its output is known."""
+        return self.output is not None
+
+
+def as_json(step: Step) -> dict[str, Any]:
+    """Return a step as `runtime.write_journal` and `runtime.finish_tasks` read it; what is empty is left out."""
+    written: dict[str, Any] = {
+        "position": step.position,
+        "call": step.call,
+        "kind": step.kind,
+        "name": step.name,
+        "format": step.format,
+        "input_hash": step.input_hash.hex() if step.input_hash is not None else None,
+        "output": step.output,
+        "operations": list(step.operations) if step.operations else None,
+        "error": step.error or None,
+        "ms": step.ms,
+        "input_tokens": step.input_tokens,
+        "output_tokens": step.output_tokens,
+        "cost": str(step.cost) if step.cost is not None else None,
+    }
+    return {key: value for key, value in written.items() if value is not None}
+
+
+# The text of a completed task's last answer stands in its result alone.
+READ: Final = """
+SELECT j.position, j.call, j.kind, j.name, j.format, j.input_hash,
+       CASE WHEN j.output ? 'in_result' THEN jsonb_build_object('text', t.result -> 'output') ELSE j.output END AS output,
+       j.operations, j.error, j.ms, j.input_tokens, j.output_tokens, j.cost, j.attempt, j.begun
+  FROM runtime.journal j LEFT JOIN runtime.tasks t ON t.id = j.task_id
+ WHERE j.task_id = %(task)s::uuid ORDER BY j.position, j.call
+"""
+
+
+async def read(conn: Conn, task_id: UUID) -> list[Step]:
+    """Return a task's steps in order."""
+    async with conn.cursor(row_factory=class_row(Step)) as cursor:
+        await cursor.execute(READ, {"task": task_id})
+        return await cursor.fetchall()
+
+
+WRITE: Final = """
+SELECT runtime.write_journal(%(worker)s::uuid, %(task)s::uuid, %(attempt)s::integer, %(steps)s::jsonb)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Who may write: the worker that claimed a task, at the attempt it claimed."""
+
+    worker: UUID
+    task: UUID
+    attempt: int
+
+
+def parameters(fence: Fence, steps: Sequence[Step]) -> dict[str, Any]:
+    """Return what WRITE takes, for whoever runs it on a connection of another kind."""
+    return {
+        "worker": fence.worker,
+        "task": fence.task,
+        "attempt": fence.attempt,
+        "steps": jsonb.dumps([as_json(step) for step in steps]),
+    }
+
+
+async def write(conn: Conn, fence: Fence, steps: Sequence[Step]) -> Written:
+    """Write these steps, all or none; a step that had only begun is replaced, one that had ended never."""
+    row = await (await conn.execute(WRITE, parameters(fence, steps))).fetchone()
+    return Written(row[0]) if row else Written.LOST

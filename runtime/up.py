@@ -18,7 +18,7 @@ import structlog
 import cirkelline
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import composition, logs, watching, welcome
+from cirkelline.runtime import composition, logs, pulling, watching, welcome
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.patience import first_line
 from cirkelline.runtime.reloading import AgentFiles
@@ -94,6 +94,7 @@ class _Daemon:
             task_id = None
             if opened.fresh and not (plan and (plan.items or plan.problems)):
                 task_id = await welcome.prepare(opened, toolbox, self.environ)
+            await pulling.pull_missing(opened.db, self.settings.home)
             await self._serve(opened, toolbox, files, task_id)
 
     async def _serve(self, opened: Opened, toolbox: Toolbox, files: AgentFiles | None, task_id: UUID | None) -> None:

@@ -320,6 +320,18 @@ async def test_a_fault_of_ours_fails_the_run_by_name_and_leaves_its_traceback_to
     assert outcome.error == run.RunError("ZeroDivisionError", "division by zero")
 
 
+async def test_a_secret_of_the_environment_is_masked_in_whatever_failed(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BILLING_TOKEN", "tok-31415926")
+
+    def emit(_event: RunEvent) -> None:
+        raise RuntimeError("cannot log in with tok-31415926")
+
+    outcome = await run.run(ask(script([{"text": "hello"}])), emit=emit)
+    assert outcome.error == run.RunError("RuntimeError", "cannot log in with ***")
+
+
 async def test_a_model_that_cannot_be_opened_fails_the_run(script: Script) -> None:
     model = script([{"txt": "hello"}])
     outcome = await run.run(ask(model))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -190,7 +190,7 @@ class Follower:
         except (DatabaseUnavailable, QueryError) as error:
             await self._go_deaf(error)
 
-    async def follow(self, task_id: UUID) -> AsyncIterator[Told | Task]:
+    async def follow(self, task_id: UUID) -> AsyncGenerator[Told | Task]:
         """Yield what the task tells, and at the end its row."""
         await self.listen(task_id)
         channel = wakeups.stream_channel(task_id)
@@ -257,7 +257,7 @@ def _told(message: dict[str, Any]) -> Told | None:
         return None  # somebody else's words on our channel
 
 
-async def follow(url: str, task_id: UUID, *, poll: float = 1.0) -> AsyncIterator[Told | Task]:
+async def follow(url: str, task_id: UUID, *, poll: float = 1.0) -> AsyncGenerator[Told | Task]:
     """Yield what a task tells while it runs, and at the end its row; opens connections of its own."""
     async with Database.open(url, connections=1) as db, Follower(db, poll=poll) as follower:
         async for event in follower.follow(task_id):

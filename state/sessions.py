@@ -112,17 +112,21 @@ async def messages(tenant: Tenant, session_id: UUID, *, limit: int | None = None
 
 SUBMIT_TURN: Final = """
 INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id)
-SELECT gen_random_uuid(), s.agent_id, 'chat', %(payload)s::jsonb, s.id, s.user_id
+SELECT coalesce(%(id)s::uuid, gen_random_uuid()), s.agent_id, 'chat', %(payload)s::jsonb, s.id, s.user_id
   FROM runtime.sessions s WHERE s.id = %(session_id)s::uuid AND s.user_id = %(user_id)s::uuid
 RETURNING id
 """
 
 
-async def submit_turn(tenant: Tenant, session_id: UUID, payload: Any) -> UUID:
-    """Put the user's next turn in line as a task of the session. Raises: SessionNotFound."""
+async def submit_turn(tenant: Tenant, session_id: UUID, payload: Any, *, task_id: UUID | None = None) -> UUID:
+    """Put the user's next turn in line as a task of the session and return its id. Raises: SessionNotFound.
+
+    With a `task_id` of one's own, one can listen to the task before it begins, and see whether a lost answer meant
+    that it is in line.
+    """
     cursor = await tenant.conn.execute(
         SUBMIT_TURN,
-        {"session_id": session_id, "user_id": tenant.user_id, "payload": jsonb.dumps(payload)},
+        {"id": task_id, "session_id": session_id, "user_id": tenant.user_id, "payload": jsonb.dumps(payload)},
     )
     row = await cursor.fetchone()
     if row is None:

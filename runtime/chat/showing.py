@@ -1,0 +1,194 @@
+"""One turn as it is shown: words as they come, a line for each tool, and at the end what the task's row says."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from cirkelline.configs import scalars
+from cirkelline.runtime.chat import cleaning
+from cirkelline.runtime.chat.screen import Screen, Turn
+from cirkelline.runtime.chat.situation import THINKING
+from cirkelline.runtime.cli import display
+from cirkelline.runtime.streaming import Told
+from cirkelline.state.tasks import Task, TaskStatus
+
+_ARGUMENTS: Final = 60  # characters of a tool's arguments
+_ARGUMENT: Final = 30
+_LOST: Final = "some words were lost on the way: the whole answer comes at its end"
+_LATE: Final = "this is being answered already: the whole answer comes at its end"
+
+
+class Shown:
+    """Shows one turn on a screen. The row has the last word: what was streamed is only compared with it.
+
+    `late` is for a turn that somebody submitted earlier: its first words may have been told before we listened.
+    """
+
+    def __init__(self, screen: Screen, said: str, *, late: bool = False) -> None:
+        self._screen = screen
+        self._said = said
+        self._lost_words = _LATE if late else _LOST
+        self._attempt = 0
+        self._stopping = False
+        self._away = False
+        self._worried = False  # whether the status tells of something that is over once the task runs
+        self._tools: list[tuple[str, str]] = []
+        self._said_once: set[str] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._at = 0  # characters of the attempt's text that were told
+        self._before = ""  # the last text that was shown before a tool was called
+        self._segment = ""  # the text since then, as it was told
+        self._lost = False  # whether a part of the segment is missing
+        self._cleaner = cleaning.Cleaner()
+        self._space = ""  # held back: the end of an answer has no blank lines
+        self._visible = False
+        self._tools.clear()
+
+    def take(self, told: Told) -> None:
+        """Show one thing that the running task told."""
+        if told.attempt > self._attempt:
+            if self._attempt:
+                self.note("its worker is gone: the answer begins again on another one")
+            self._begin()
+            self._attempt = told.attempt
+        match told.kind:
+            case "started":
+                self.doing(THINKING)
+            case "text":
+                self._take_text(told)
+            case "tool_started":
+                self._end_segment()
+                self._tools.append((told.name, told.arguments))
+                self.doing(f"running {display.line(told.name, 40)}")
+            case "tool_finished":
+                self._end_segment()
+                self._say_tool(told)
+                self.doing(f"running {display.line(self._tools[0][0], 40)}" if self._tools else THINKING)
+            case "done":
+                pass
+
+    def _take_text(self, told: Told) -> None:
+        expected, self._at = self._at, told.at + len(told.text)
+        if told.at != expected and not self._lost:
+            self._lost = True
+            self.note(self._lost_words)
+        if not self._lost:
+            self._segment += told.text
+            self._show(self._cleaner.feed(told.text))
+
+    def _show(self, text: str) -> None:
+        if not self._screen.streams:
+            return
+        text = self._space + text
+        if not self._visible:
+            text = text.lstrip()
+        shown = text.rstrip()
+        self._space = text[len(shown) :]
+        if shown:
+            self._visible = True
+            self._screen.stream(shown)
+
+    def _end_segment(self) -> None:
+        self._show(self._cleaner.rest())
+        if self._segment.strip():
+            self._before = self._segment
+        self._segment, self._space, self._visible, self._lost = "", "", False, False
+
+    def _say_tool(self, told: Told) -> None:
+        started = next((tool for tool in self._tools if tool[0] == told.name), (told.name, ""))
+        if started in self._tools:
+            self._tools.remove(started)
+        self._screen.say(f"  {_call(*started)}  {'ok' if told.ok else 'failed'}  {told.ms} ms", "quiet")
+
+    def doing(self, words: str) -> None:
+        """Show what is going on, unless something more important is."""
+        if not (self._stopping or self._away):
+            self._screen.status(words)
+
+    def waiting(self, words: str) -> None:
+        """Show what a task waits for; that it is running only where it has not told more than that itself."""
+        if words != THINKING or self._worried or not self._attempt:
+            self.doing(words)
+        self._worried = words != THINKING
+
+    def note(self, sentence: str) -> None:
+        """Say something about this turn, once."""
+        if sentence not in self._said_once:
+            self._said_once.add(sentence)
+            self._screen.say(display.safe(sentence), "quiet")
+
+    def stopping(self) -> None:
+        """Show that the answer is being stopped."""
+        self._stopping = True
+        self._screen.status("stopping")
+
+    def away(self, reason: str) -> None:
+        """Say that the database is away, and that it is tried again."""
+        if not self._away:
+            self._away = True
+            self._screen.say(
+                f"the database does not answer ({display.line(reason, 200)}): trying again until it does;"
+                " Ctrl-C twice gives up waiting",
+                "bad",
+            )
+            self._screen.status("waiting for the database")
+
+    def back(self) -> None:
+        """Say that the database is there again."""
+        if self._away:
+            self._away = False
+            self._screen.say("the database is back", "quiet")
+            self._screen.status("stopping" if self._stopping else THINKING)
+
+    def end(self, task: Task) -> Turn:
+        """Show how the turn ended, and what of its answer was not shown yet."""
+        turn = Turn(self._said, task)
+        self._screen.status(None)
+        self._show_rest(turn.output)
+        for tool in self._tools:
+            self._screen.say(f"  {_call(*tool)}  {'' if turn.completed else 'did not finish'}".rstrip(), "quiet")
+        if task.status == TaskStatus.CANCELLED:
+            self._screen.say("stopped", "quiet")
+        elif turn.error is not None:
+            self._screen.say(f"error: {display.safe(turn.error[1])}", "bad")
+            self._screen.say(_after_failure(task), "quiet")
+        elif not turn.output.strip():
+            self._screen.say("(an empty answer)", "quiet")
+        self._screen.ended(turn)
+        return turn
+
+    def _show_rest(self, output: str) -> None:
+        if self._lost:  # it is shown whole, on lines of its own
+            self._end_segment()
+        if not self._segment.strip():
+            self._show("" if output == self._before else cleaning.clean(output))
+        elif output.startswith(self._segment):
+            self._show(self._cleaner.feed(output[len(self._segment) :]) + self._cleaner.rest())
+        elif output:
+            self._end_segment()
+            self.note("the answer as it was kept:")
+            self._show(cleaning.clean(output))
+
+
+def _call(name: str, arguments: str) -> str:
+    """Return a tool call on one short line: `calculate(expression="17 * 23")`."""
+    try:
+        given = json.loads(arguments or "{}")
+    except ValueError:  # cut on its way, or not JSON in the first place
+        return f"{display.line(name, 40)}({display.line(arguments, _ARGUMENTS)})"
+    if not scalars.is_mapping(given):
+        return f"{display.line(name, 40)}({display.line(arguments, _ARGUMENTS)})"
+    pairs = (f"{key}={_value(value)}" for key, value in given.items())
+    return f"{display.line(name, 40)}({display.line(', '.join(pairs), _ARGUMENTS)})"
+
+
+def _value(value: object) -> str:
+    return display.line(json.dumps(value, ensure_ascii=False), _ARGUMENT)
+
+
+def _after_failure(task: Task) -> str:
+    seen = f"`cirkelline tasks show {display.short(task.id)}` shows the task"
+    return f"this turn is not part of the conversation: send it again when you like ({seen})"

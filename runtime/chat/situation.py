@@ -1,0 +1,80 @@
+"""What a turn is waiting for, and whether somebody has to be found who runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from cirkelline.runtime.cli import waiting
+from cirkelline.state import agents, standing, tasks, workers
+from cirkelline.state.agents import Agent
+from cirkelline.state.connection import Conn
+from cirkelline.state.standing import Standing
+from cirkelline.state.tasks import Task, TaskStatus
+from cirkelline.state.workers import Worker
+
+THINKING: Final = "thinking"
+PATIENCE: Final = 5.0
+"""Seconds after which a worker that could take a turn would have taken it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Where a turn stands, in a few words, and in a sentence when the person can do something about it.
+
+    `needs_worker` when this chat should work on it itself; `nobody_else` when no other worker is about to take it.
+    """
+
+    words: str
+    sentence: str | None = None
+    needs_worker: bool = False
+    nobody_else: bool = False
+
+
+async def look(conn: Conn, task_id: UUID, *, patience: float = PATIENCE) -> Situation | None:
+    """Return where a turn stands, or None once it has ended. Raises: TaskNotFound."""
+    task = await tasks.get(conn, task_id)
+    if task.ended:
+        return None
+    everybody = await workers.find(conn)
+    serving = [worker for worker in everybody if _serves(worker, task)]
+    if task.status == TaskStatus.PENDING and task.agent_id is not None:
+        agent = await agents.get(conn, str(task.agent_id))
+        place = await standing.of(conn, task_id)
+        return _pending(task, agent, place, serving, patience) if place else Situation("waiting")
+    if task.status == TaskStatus.RUNNING and not any(worker.id == task.worker for worker in everybody if worker.alive):
+        return Situation("its worker is gone: another takes it over", needs_worker=not serving)
+    return Situation(THINKING) if task.status == TaskStatus.RUNNING else Situation("waiting", task.error)
+
+
+def _pending(task: Task, agent: Agent, place: Standing, serving: Sequence[Worker], patience: float) -> Situation:
+    unfit = waiting.unfit(agent) if agent.definition_version is not None or agent.problem else None
+    if unfit:
+        return Situation("waiting", f"{unfit}; Ctrl-C takes the turn back")
+    if place.earlier_turn:
+        return Situation("an earlier turn of this session is still running", needs_worker=not serving)
+    if not serving:
+        return Situation("starting a worker", needs_worker=True, nobody_else=True)
+    if _age(task) < patience:
+        only_chats = all(worker.session_id is not None for worker in serving)
+        return Situation("waiting for a worker", nobody_else=only_chats)
+    if _could_be_taken(place, serving):
+        return Situation("no running worker takes it: trying it here", needs_worker=True, nobody_else=True)
+    return Situation("waiting for a worker", waiting.why(task, agent, place, serving))
+
+
+def _serves(worker: Worker, task: Task) -> bool:
+    return worker.alive and not worker.draining and worker.session_id in {None, task.session_id}
+
+
+def _age(task: Task) -> float:
+    return (datetime.now(UTC) - task.submitted_at).total_seconds() if task.submitted_at else 0.0
+
+
+def _could_be_taken(place: Standing, serving: Sequence[Worker]) -> bool:
+    capped = place.cap is not None and place.busy >= place.cap
+    free = sum(worker.slots - worker.running for worker in serving)
+    return free > 0 and not capped and not place.ahead

@@ -1,0 +1,213 @@
+"""The chat on a terminal: a line editor while the person writes, plain words and one status line while the agent does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TextIO
+
+from cirkelline.runtime.chat.interrupts import Interrupts
+from cirkelline.runtime.chat.screen import Left, Stop, Tone, Turn
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+_STYLES: Final[dict[Tone, str]] = {"plain": "", "quiet": "\x1b[2m", "bad": "\x1b[31m"}
+_RESET: Final = "\x1b[0m"
+_ERASE: Final = "\r\x1b[2K"
+_TICK: Final = 0.5
+_NARROWEST: Final = 20
+
+
+class _Interrupted(Exception):
+    """Ctrl-C on an empty line."""
+
+
+class Terminal:
+    """A chat on a terminal. Only the status line is ever overwritten; words are written once, where they stay."""
+
+    streams = True
+
+    def __init__(self, stdin: TextIO, stdout: TextIO, interrupts: Interrupts, environ: Mapping[str, str]) -> None:
+        self._in = stdin
+        self._out = stdout
+        self._interrupts = interrupts
+        self._colors = not environ.get("NO_COLOR")
+        self._editor: PromptSession[str] | None = None
+        self._history: list[str] = []
+        self._at_start = True
+        self._status: str | None = None
+        self._since = 0.0
+        self._drawn = ""
+        self._ticking: asyncio.Task[None] | None = None
+        self._interrupted = False
+
+    def remember(self, inputs: Sequence[str]) -> None:
+        """Offer earlier inputs, the oldest first, to whoever presses Up."""
+        self._history.extend(inputs)
+
+    async def ask(self) -> str:
+        """Let the person write. Raises: Left, at Ctrl-D or a second Ctrl-C on an empty line."""
+        editor = self._editor = self._editor or self._open_editor()
+        self._finish_line()
+        while True:
+            try:
+                said = await editor.prompt_async(handle_sigint=False, set_exception_handler=False)
+            except _Interrupted:
+                if self._interrupted:
+                    raise Left(interrupted=True) from None
+                self._interrupted = True
+                self.say("Ctrl-C once more leaves; so does Ctrl-D", "quiet")
+                continue
+            except EOFError:
+                raise Left from None
+            self._interrupted = False
+            return said
+
+    def _open_editor(self) -> PromptSession[str]:
+        # A fifth of a second to import, which the first line of the chat does not wait for.
+        from prompt_toolkit import PromptSession  # noqa: PLC0415
+        from prompt_toolkit.history import InMemoryHistory  # noqa: PLC0415
+        from prompt_toolkit.input.defaults import create_input  # noqa: PLC0415
+        from prompt_toolkit.output.defaults import create_output  # noqa: PLC0415
+
+        return PromptSession(
+            [("bold", "> ")],
+            multiline=True,
+            prompt_continuation="  ",
+            key_bindings=_keys(),
+            history=InMemoryHistory(self._history),
+            input=create_input(self._in),
+            output=create_output(self._out),
+        )
+
+    @contextmanager
+    def answering(self, stop: Stop) -> Generator[None]:
+        """Hide what is typed, which belongs to the next line, and show a status."""
+        self._ticking = asyncio.create_task(self._tick(), name="chat-status")
+        with self._interrupts.stopping(stop), _unechoed(self._in):
+            try:
+                yield
+            finally:
+                self._ticking.cancel()
+                self.status(None)
+
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        """Write lines of ours."""
+        self._finish_line()
+        style = _STYLES[tone] if self._colors else ""
+        self._write(f"{style}{text}{_RESET}\n" if style else f"{text}\n")
+        self._draw()
+
+    def stream(self, text: str) -> None:
+        """Write more words of the agent."""
+        self._erase()
+        self._write(text)
+        self._at_start = text.endswith("\n")
+
+    def status(self, text: str | None) -> None:
+        """Show a status, with the seconds since it holds, below what was written last."""
+        if text != self._status:
+            self._status, self._since = text, time.monotonic()
+        self._draw()
+
+    def ended(self, turn: Turn) -> None:
+        """Leave a blank line before the next one."""
+        del turn
+        self._finish_line()
+        self._write("\n")
+
+    def went_wrong(self) -> None:
+        """Go on: the person has been told."""
+
+    def _finish_line(self) -> None:
+        self._erase()
+        if not self._at_start:
+            self._write("\n")
+            self._at_start = True
+
+    def _draw(self) -> None:
+        line = self._line() if self._at_start else ""
+        if line != self._drawn:
+            style = _STYLES["quiet"] if self._colors else ""
+            self._write(f"{_ERASE}{style}{line}{_RESET if style else ''}" if line else _ERASE)
+            self._drawn = line
+
+    def _line(self) -> str:
+        if self._status is None:
+            return ""
+        seconds = int(time.monotonic() - self._since)
+        whole = f"{self._status}… {seconds}s" if seconds else f"{self._status}…"
+        return whole[: max(_NARROWEST, shutil.get_terminal_size().columns) - 1]
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._write(_ERASE)
+            self._drawn = ""
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self._draw()
+
+    def _write(self, text: str) -> None:
+        encoding = self._out.encoding or "utf-8"
+        try:
+            self._out.write(text.encode(encoding, "replace").decode(encoding))
+            self._out.flush()
+        except OSError:  # the terminal is gone
+            raise Left(interrupted=True) from None
+
+
+@contextmanager
+def _unechoed(stdin: TextIO) -> Generator[None]:
+    """Do not show what is typed while an answer comes: it would stand in the middle of it. It is not lost."""
+    try:
+        import termios  # noqa: PLC0415 - not on every platform
+
+        terminal = stdin.fileno()
+        before = termios.tcgetattr(terminal)
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    quiet = termios.tcgetattr(terminal)
+    quiet[3] &= ~termios.ECHO
+    with contextlib.suppress(termios.error):
+        termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
+def _keys() -> KeyBindings:
+    """Enter sends, Alt-Enter begins a new line, Ctrl-C clears the line or asks to leave."""
+    from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    @keys.add("c-j")  # an Enter that was typed while an answer came
+    def send(event: KeyPressEvent) -> None:
+        if event.current_buffer.text.strip():
+            event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def begin_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def interrupt(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=_Interrupted())
+
+    del send, begin_line, interrupt
+    return keys

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 
@@ -28,9 +29,12 @@ Tell = Callable[[Progress], None]
 log = structlog.get_logger(__name__)
 
 
-async def pull_missing(db: Database, home: Path) -> None:
-    """Pull the weights that agents of this database need and that are not here; a failure leaves their agents waiting."""
-    for name in await _missing(db, home):
+async def pull_missing(db: Database, home: Path, *, agent: UUID | None = None) -> None:
+    """Pull the weights that agents of this database need and that are not here; a failure leaves their agents waiting.
+
+    With `agent`, only what that one needs.
+    """
+    for name in await _missing(db, home, agent):
         log.info("model.pulling", model=f"local:{name}")
         try:
             with _shown() as tell:
@@ -39,10 +43,11 @@ async def pull_missing(db: Database, home: Path) -> None:
             log.error("model.not_pulled", model=f"local:{name}", error=str(error))  # noqa: TRY400 - said in full
 
 
-async def _missing(db: Database, home: Path) -> list[str]:
+async def _missing(db: Database, home: Path, agent: UUID | None) -> list[str]:
     async with db.connection() as conn:
-        found = [ModelSpec.model_validate(each.model) for each in await agents.current_definitions(conn)]
-    names = dict.fromkeys(model.name for model in found if model.provider == "local" and model.name)
+        found = [each for each in await agents.current_definitions(conn) if agent in {None, each.agent_id}]
+    used = [ModelSpec.model_validate(each.model) for each in found]
+    names = dict.fromkeys(model.name for model in used if model.provider == "local" and model.name)
     return [name for name in names if not weights.is_path(name) and not _is_present(home, name)]
 
 

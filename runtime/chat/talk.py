@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import composition
+from cirkelline.runtime import composition, pulling
 from cirkelline.runtime.chat import commands, opening, quiet
 from cirkelline.runtime.chat.cleaning import clean
 from cirkelline.runtime.chat.conversation import Conversation
@@ -25,7 +26,7 @@ from cirkelline.runtime.chat.terminal import Terminal
 from cirkelline.runtime.cli import console, display
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.patience import first_line
-from cirkelline.state import sessions
+from cirkelline.state import sessions, workers
 from cirkelline.state.connection import QueryError
 from cirkelline.state.sessions import Message
 from cirkelline.state.tenant import tenant
@@ -54,7 +55,7 @@ async def chat(
     interrupts = Interrupts()
     this = asyncio.current_task()
     assert this is not None  # noqa: S101 - a coroutine that runs is in a task; told to the type checkers
-    talk = _Talk(settings, Wanted(agent, user, session), environ)
+    talk = _Talk(settings, Wanted(agent, user, session), environ, sys.stderr)
     with interrupts.handled():
         try:
             if _on_terminals(environ) and not as_json:
@@ -98,6 +99,7 @@ class _Talk:
     settings: Settings
     wanted: Wanted
     environ: Mapping[str, str]
+    stderr: TextIO
     conversation: Conversation | None = field(default=None, init=False)
 
     async def run(self, screen: Screen, terminal: Terminal | None) -> Left:
@@ -113,6 +115,7 @@ class _Talk:
                 self.conversation = Conversation(opened.db, screen, worker, partners.user, partners.agent)
                 if partners.session:
                     self.conversation.session = partners.session.id
+                await self._bring_weights(opened, partners)
                 if terminal:
                     await _greet(opened, partners, terminal)
                     for task in await self.conversation.unfinished():
@@ -122,6 +125,14 @@ class _Talk:
                     going_on = f"cirkelline chat --session {display.short(self.conversation.session)}"
                     screen.say(f"everything said is kept: `{going_on}` goes on", "quiet")
         return left
+
+    async def _bring_weights(self, opened: Opened, partners: Partners) -> None:
+        """Fetch what a local model lacks, with progress; where a daemon is alive, that is its business."""
+        async with opened.db.connection() as conn:
+            if not partners.model.startswith("local:") or await workers.any_alive(conn):
+                return
+        with contextlib.redirect_stderr(self.stderr):
+            await pulling.pull_missing(opened.db, self.settings.home, agent=partners.agent.id)
 
 
 async def _greet(opened: Opened, partners: Partners, terminal: Terminal) -> None:

@@ -25,6 +25,8 @@ _KNOWN: Final = (
     (r"incompatible with (the )?server", "another PostgreSQL made its data folder: use the cirkelline release that made it, or {elsewhere}"),
 )  # fmt: skip
 
+_LOG_PREFIX: Final = re.compile(r"^[\d-]+ [\d:.]+ \w+ \[\d+\] (\S*@\S* )?")
+
 
 class EmbeddedServerError(CirkellineError):
     """The embedded server could not be made, started, reached or stopped."""
@@ -67,12 +69,12 @@ def from_output(did: str, output: str, *, log: Path | None = None) -> EmbeddedSe
 
 
 def last_line(output: str) -> str:
-    """Return the last line that says something, or an empty text."""
+    """Return the last line that says something, without the log's time and process, or an empty text."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return _LOG_PREFIX.sub("", lines[-1]) if lines else ""
 
 
 def _telling(output: str) -> str:
     """Return the last line that names a failure, else the last line at all."""
     failures = [line.strip() for line in output.splitlines() if re.search(r"\b(FATAL|PANIC|ERROR|error|fatal):", line)]
-    return failures[-1] if failures else last_line(output) or "nothing"
+    return last_line("\n".join(failures) or output) or "nothing"

@@ -130,22 +130,27 @@ def prepare_system_folder() -> None:
     found = SYSTEM_FOLDER.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
         raise failures.EmbeddedServerError(
-            f"{SYSTEM_FOLDER} must be a folder that only root can write:"
-            f" run `chown root {SYSTEM_FOLDER}; chmod 755 {SYSTEM_FOLDER}`, or {failures.OWN_SERVER}"
+            f"{SYSTEM_FOLDER} must be a folder that only root can write, and it belongs to {_name(found.st_uid)} with mode"
+            f" {stat.S_IMODE(found.st_mode):o}: run cirkelline as another user than root, or {failures.OWN_SERVER}"
         )
 
 
 def _prepare_for_account(home: Path) -> Place:
     account = accounts.ensure()
     pointer = home / "postgres"
-    folder = _linked(pointer)
-    if folder is None:
-        folder = _system_folder(home)
-        pointer.symlink_to(folder)
+    linked = _linked(pointer)
+    if linked and not linked.exists():
+        raise failures.EmbeddedServerError(
+            f"the database of {home} was in {linked}, which is gone: bring it back (a container needs a volume for"
+            f" {SYSTEM_FOLDER} too), or remove {pointer} to begin with an empty one"
+        )
+    folder = linked or _system_folder(home)
     _make(folder)
     _check_owner(folder)
     os.chown(folder, 0, account.group)
     folder.chmod(0o710)  # the account passes through and lists nothing
+    if linked is None:
+        pointer.symlink_to(folder)
     return Place(home, folder, account)
 
 
@@ -199,13 +204,13 @@ def _make_private(folder: Path) -> None:
 
 def _check_owner(folder: Path) -> None:
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise failures.EmbeddedServerError(f"{folder} is not a folder: move it away, or {failures.ELSEWHERE}")
     if found.st_uid != os.geteuid():
         name = _name(found.st_uid)
         raise failures.EmbeddedServerError(
             f"{folder} belongs to {name}: run cirkelline as {name}, or {failures.ELSEWHERE}"
         )
+    if not stat.S_ISDIR(found.st_mode):
+        raise failures.EmbeddedServerError(f"{folder} is not a folder: move it away, or {failures.ELSEWHERE}")
 
 
 def _name(user: int) -> str:

@@ -82,8 +82,8 @@ class _Wait:
                 f" `cirkelline db stop --force`; its log is {self._place.logs}"
             )
         if self.seconds > self._say_at:
-            last = failures.last_line(last_output(self._place))
-            self._progress(f"the embedded PostgreSQL is not ready yet ({self.seconds:.0f} s): {last}")
+            last = failures.last_line(last_output(self._place)) or "it said nothing yet"
+            self._progress(f"the embedded PostgreSQL is not ready yet after {self.seconds:.0f} s: {last}")
             self._say_at += _SAY_EVERY
         time.sleep(_PAUSE)
 

@@ -119,7 +119,7 @@ class Driver:
             stdout=subprocess.PIPE,
             text=True,
             cwd="/",
-            env={"PATH": os.environ["PATH"], **environment},
+            env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ} | environment,
             start_new_session=True,
         )
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from embedded_scene import Failed, Scene, select
 
@@ -42,6 +43,20 @@ def test_any_folder_name_will_do(user_scene: Scene, name: str) -> None:
 def test_root_can_have_any_home_too(root_scene: Scene) -> None:
     driver = root_scene.driver(home=root_scene.root / """it's "quoted" på øen, $HOME""" / ("long" * 30))
     assert select(driver.ensure()["url"], "SELECT 1") == 1
+
+
+def test_a_database_of_root_that_is_gone_is_not_silently_replaced_by_an_empty_one(root_scene: Scene) -> None:
+    driver = root_scene.driver()
+    folder = Path(driver.ensure()["folder"])
+    driver.release()
+    kept = folder.rename(folder.with_name(f"{folder.name}-kept"))
+    try:
+        with pytest.raises(Failed, match=rf"was in {folder}, which is gone: .* volume for /var/lib/cirkelline too"):
+            driver.ensure()
+        assert not folder.exists()
+    finally:
+        kept.rename(folder)
+    assert driver.ensure()["started"] is True
 
 
 def test_a_line_break_in_the_path_is_refused(user_scene: Scene) -> None:
@@ -111,6 +126,19 @@ def test_a_server_that_does_not_answer_in_time_is_told(user_scene: Scene) -> Non
         with pytest.raises(Failed, match=r"did not answer within 0 s .*database system is shut down.*its log is"):
             driver.ensure(patience=0.3)
     assert driver.ensure()["started"] is True
+
+
+def test_a_server_that_takes_a_connection_and_says_nothing_does_not_answer(user_scene: Scene) -> None:
+    driver = user_scene.driver()
+    driver.ensure()
+    server = psutil.Process(driver.status()["pid"])
+    server.suspend()  # the kernel still takes connections for it, as it does for one that is being killed
+    try:
+        with pytest.raises(Failed, match="did not answer within"):
+            driver.ensure(patience=0.3)
+    finally:
+        server.resume()
+    assert driver.ensure()["started"] is False
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from uuid import UUID
 import yaml
 
 from cirkelline.agents import models
-from cirkelline.configs import names, schema
+from cirkelline.configs import names, scalars, schema
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.loading import Definition, DefinitionError, Loaded, Problem, parse_config
 from cirkelline.configs.schema import AgentSpec, ModelSpec
@@ -219,8 +219,17 @@ _Readable.add_representer(str, _text)
 def _lines(spec: Mapping[str, Any]) -> list[str]:
     if not spec:
         return []
-    text = yaml.dump(dict(spec), Dumper=_Readable, sort_keys=False, allow_unicode=True, width=10_000)
+    # jsonb keeps no order of keys: both sides are written in the order of the file format.
+    order = {key: place for place, key in enumerate(AgentSpec.model_fields)}
+    written = {key: _ordered(spec[key]) for key in sorted(spec, key=lambda key: (order.get(key, len(order)), key))}
+    text = yaml.dump(written, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=10_000)
     return text.splitlines()
+
+
+def _ordered(value: Any) -> Any:
+    if scalars.is_mapping(value):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    return [_ordered(item) for item in value] if scalars.is_list(value) else value
 
 
 async def apply(db: Database, plan: Plan, *, prune: bool = False) -> list[Applied]:

@@ -62,7 +62,9 @@ async def test_a_bad_file_is_reported_at_its_place_while_the_last_good_version_a
     daemon = start()
     await daemon.says("worker.ready")
     wrong = daemon.said("agent_file.wrong")
-    assert [line["problem"].split(": ")[0] for line in wrong] == [f"{place.configs}/broken.yaml:2:1"] * len(wrong)
+    assert [line["problem"].split(": ")[0] for line in wrong] == [
+        f"{place.configs}/broken.yaml:{at}" for at in ("1:1", "2:1")
+    ]
     assert any("did you mean" in line["problem"] for line in wrong)
 
     path.write_text(path.read_text() + "}")

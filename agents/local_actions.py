@@ -1,0 +1,102 @@
+"""The actions a small model may choose from: described to it in few words, and as the schema its answer is held to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+from cirkelline.agents.chat_model import ToolSchema
+
+Schema: TypeAlias = dict[str, Any]
+
+_RULES: Final = (
+    'Write {{"action": "{reply}", "text": "..."}} or {{"action": "NAME", "arguments": {{...}}}}. Choose another action than '
+    "{reply} only when it gives facts you cannot know or does what the user asks for; you then see its result and {reply}."
+)
+_REPLY: Final = "Answer the user: conversation, general knowledge, explanations, translations, writing, code."
+_LONGEST_NOTE: Final = 400
+_KEPT: Final = ("type", "enum", "const", "required")
+_CHOICES: Final = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf", "prefixItems": "prefixItems"}
+
+
+# --- in words ---
+
+
+def described(tools: Sequence[ToolSchema], reply: str) -> str:
+    """Return the part of the instructions that says what may be answered; `reply` is the action that is no tool."""
+    if not tools:
+        return f'Answer with one JSON object: {{"action": "{reply}", "text": "..."}}.'
+    lines = [f"- {reply}(text: string): {_REPLY}", *map(_line, tools)]
+    return "\n".join(["Answer with one JSON object that names an action:", *lines, "", _RULES.format(reply=reply)])
+
+
+def _line(tool: ToolSchema) -> str:
+    """Describe a tool as a signature: a third of the tokens of its JSON Schema, and models read code well."""
+    required = tool.parameters.get("required", ())
+    properties = _properties(tool.parameters)
+    parameters = [f"{name}{'' if name in required else '?'}: {_kind(schema)}" for name, schema in properties.items()]
+    notes = [
+        f"{name}: {_short(schema['description'])}" for name, schema in properties.items() if schema.get("description")
+    ]
+    return f"- {tool.name}({', '.join(parameters)}): {' '.join([_short(tool.description), *notes])}"
+
+
+def _short(text: object) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST_NOTE else line[: _LONGEST_NOTE - 1] + "…"
+
+
+def _properties(schema: Mapping[str, Any]) -> dict[str, Schema]:
+    properties: Mapping[str, object] = schema.get("properties") or {}
+    return {name: cast("Schema", each) if isinstance(each, dict) else {} for name, each in properties.items()}
+
+
+def _kind(schema: Schema) -> str:
+    if choices := schema.get("enum"):
+        return "|".join(json.dumps(each, ensure_ascii=False) for each in choices)
+    if choices := schema.get("anyOf") or schema.get("oneOf"):
+        return "|".join(dict.fromkeys(_kind(each) for each in choices if each != {"type": "null"}))
+    if schema.get("type") == "array":
+        return f"{_kind(schema.get('items') or {})}[]"
+    kind = schema.get("type", "any")
+    return kind if isinstance(kind, str) else "|".join(kind)
+
+
+# --- as a schema ---
+
+
+def schema(tools: Sequence[ToolSchema], reply: str) -> Schema:
+    """Return the schema of an answer: `{"action": REPLY, "text": …}`, or a tool's name with its arguments."""
+    answer = _object(action={"const": reply}, text={"type": "string", "minLength": 1})
+    calls = [_object(action={"const": tool.name}, arguments=_arguments(tool)) for tool in tools]
+    return {"anyOf": [answer, *calls]} if calls else answer
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _arguments(tool: ToolSchema) -> Schema:
+    return {**_held({**tool.parameters}), "type": "object"}
+
+
+def _held(schema: object) -> Schema:
+    """Return what a grammar can hold a model to quickly: types, names and choices.
+
+    Bounds, patterns and lengths are left to the tool's own validation, whose complaint the model gets to read: as a
+    grammar they are slow, and some the engine refuses.
+    """
+    if not isinstance(schema, dict):  # `true` and `false` are schemas too
+        return {}
+    given = cast("Schema", schema)
+    held: Schema = {key: given[key] for key in _KEPT if key in given}
+    held |= {kept: [_held(each) for each in given[key]] for key, kept in _CHOICES.items() if key in given}
+    if "items" in given:
+        held["items"] = _held(given["items"])
+    if "properties" in given:
+        held["properties"] = {name: _held(each) for name, each in _properties(given).items()}
+    if "additionalProperties" in given:
+        additional: object = given["additionalProperties"]
+        held["additionalProperties"] = additional if isinstance(additional, bool) else _held(additional)
+    return held

@@ -73,7 +73,7 @@ class Finished:
 
 CLAIM: Final = """
 SELECT id, agent_id, task_type, payload, session_id, user_id, attempt, definition_version
-  FROM runtime.claim_tasks(%(worker)s::uuid, %(agents)s::uuid[], %(slots)s::integer, %(session)s::uuid)
+  FROM runtime.claim_tasks(%(worker)s::uuid, %(agents)b::uuid[], %(slots)s::integer, %(session)s::uuid)
 """
 
 
@@ -100,6 +100,56 @@ async def finish(conn: Conn, worker: UUID, runs: Sequence[str], *, state_limit: 
     async with conn.cursor(row_factory=class_row(Finished)) as cursor:
         await cursor.execute(FINISH, {"worker": worker, "runs": "[" + ",".join(runs) + "]", "state_limit": state_limit})
         return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """What one round trip wrote of the ended runs, and what it claimed in their place."""
+
+    finished: list[Finished]
+    claimed: list[Claim]
+
+
+# One transaction and one fsync for both. An Append runs its parts in order, so what was finished makes room first.
+FINISH_AND_CLAIM: Final = """
+SELECT id, status, state_version, error,
+       NULL::uuid, NULL::text, NULL::jsonb, NULL::uuid, NULL::uuid, NULL::integer, NULL::integer
+  FROM runtime.finish_tasks(%(worker)s::uuid, %(runs)s::jsonb, %(state_limit)s::integer)
+ UNION ALL
+SELECT id, NULL, NULL, NULL, agent_id, task_type, payload, session_id, user_id, attempt, definition_version
+  FROM runtime.claim_tasks(%(worker)s::uuid, %(agents)b::uuid[], %(slots)s::integer, %(session)s::uuid)
+"""
+
+
+async def finish_and_claim(
+    conn: Conn,
+    worker: UUID,
+    runs: Sequence[str],
+    agents: Sequence[UUID],
+    *,
+    slots: int,
+    state_limit: int,
+    session: UUID | None = None,
+) -> Turned:
+    """Do `finish` and then `claim` in one round trip and one transaction: both or neither.
+
+    Raises: psycopg.Error for the whole batch when one of the runs cannot be stored; nothing is claimed then.
+    """
+    parameters = {
+        "worker": worker,
+        "runs": "[" + ",".join(runs) + "]",
+        "state_limit": state_limit,
+        "agents": list(agents),
+        "slots": slots,
+        "session": session,
+    }
+    turned = Turned([], [])
+    async for row in await conn.execute(FINISH_AND_CLAIM, parameters):
+        if row[1] is None:
+            turned.claimed.append(Claim(row[0], *row[4:]))
+        else:
+            turned.finished.append(Finished(*row[:4]))
+    return turned
 
 
 RELEASE: Final = "SELECT runtime.release_tasks(%(worker)s::uuid, %(tasks)s::uuid[], %(reason)s::text)"

@@ -40,6 +40,8 @@ ALTER TABLE runtime.tasks
     ADD COLUMN IF NOT EXISTS finished_at TIMESTAMPTZ,
     ADD COLUMN IF NOT EXISTS adopted BOOLEAN DEFAULT TRUE;
 ALTER TABLE runtime.tasks ALTER COLUMN adopted SET DEFAULT FALSE;
+-- Every task is updated twice, by its claim and by its finish: with room on its page neither touches an index.
+ALTER TABLE runtime.tasks SET (fillfactor = 50);
 
 ALTER TABLE runtime.users
     ADD COLUMN IF NOT EXISTS account INTEGER;
@@ -63,15 +65,19 @@ CREATE TABLE IF NOT EXISTS runtime.agent_heads (
     cap INTEGER
 ) WITH (fillfactor = 50);
 
+-- One row per pending task. `run_at` is NULL once the time has come: what is due stands in line, and what is not stays
+-- out of the way of every claim. Whoever touches a task's row here or in `claims` holds the task's own row first.
 CREATE TABLE IF NOT EXISTS runtime.queue (
     task_id UUID PRIMARY KEY,
     agent_id UUID NOT NULL,
     session_id UUID,
     priority INTEGER NOT NULL,
-    run_at TIMESTAMPTZ NOT NULL,
+    run_at TIMESTAMPTZ,
     sequence BIGINT NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-CREATE INDEX IF NOT EXISTS queue_order ON runtime.queue (agent_id, priority DESC, sequence);
+CREATE INDEX IF NOT EXISTS queue_line ON runtime.queue (priority DESC, sequence) WHERE run_at IS NULL;
+CREATE INDEX IF NOT EXISTS queue_agent ON runtime.queue (agent_id, priority DESC, sequence) WHERE run_at IS NULL;
+CREATE INDEX IF NOT EXISTS queue_later ON runtime.queue (run_at) WHERE run_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS queue_session ON runtime.queue (session_id, sequence) WHERE session_id IS NOT NULL;
 
 -- A claim is a running task's owner: its fence, the count behind every cap, and what a takeover looks for.
@@ -84,7 +90,7 @@ CREATE TABLE IF NOT EXISTS runtime.claims (
     cancelled BOOLEAN NOT NULL DEFAULT FALSE
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 CREATE INDEX IF NOT EXISTS claims_agent ON runtime.claims (agent_id);
-CREATE INDEX IF NOT EXISTS claims_worker ON runtime.claims (worker);
+CREATE INDEX IF NOT EXISTS claims_cancelled ON runtime.claims (worker) WHERE cancelled;
 CREATE INDEX IF NOT EXISTS claims_session ON runtime.claims (session_id) WHERE session_id IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS runtime.workers (
@@ -117,9 +123,9 @@ CREATE TABLE IF NOT EXISTS runtime.messages (
 
 CREATE OR REPLACE FUNCTION runtime.task_words(task_type TEXT, payload JSONB) RETURNS TSVECTOR
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT to_tsvector('pg_catalog.simple'::regconfig, left(concat_ws(' ', task_type,
+    SELECT to_tsvector('pg_catalog.simple'::regconfig, left(coalesce(task_type, '') || ' ' || coalesce(
         CASE WHEN jsonb_typeof(payload) = 'object' AND payload ? 'input' THEN payload ->> 'input'
-             ELSE payload #>> '{}' END), 20000))
+             ELSE payload #>> '{}' END, ''), 20000))
 $$;
 
 CREATE OR REPLACE FUNCTION runtime.agent_words(name TEXT) RETURNS TSVECTOR
@@ -168,8 +174,9 @@ BEGIN
     RETURN NEW;
 END
 $$;
+-- Not called for the snapshots that our own finish writes.
 CREATE OR REPLACE TRIGGER fill BEFORE INSERT ON runtime.agent_states
-    FOR EACH ROW EXECUTE FUNCTION runtime.fill_agent_state();
+    FOR EACH ROW WHEN (NEW.id IS NULL OR NEW.timestamp IS NULL) EXECUTE FUNCTION runtime.fill_agent_state();
 
 CREATE OR REPLACE FUNCTION runtime.fill_task() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -239,10 +246,12 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON runtime.agents
+CREATE OR REPLACE TRIGGER changed
+    AFTER INSERT OR UPDATE OF config, name, type, capabilities, status, definition_version, problem OR DELETE OR TRUNCATE
+    ON runtime.agents
     FOR EACH STATEMENT EXECUTE FUNCTION runtime.agents_changed();
 
--- Triggers: a task that becomes pending is queued ------------------------------------------------------------------
+-- Triggers: the queue follows what anybody does to a task ------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION runtime.wake_workers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -258,9 +267,13 @@ CREATE OR REPLACE FUNCTION runtime.queue_added_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence)
-    SELECT id, agent_id, session_id, coalesce(priority, 0), coalesce(run_at, now()), sequence
+    SELECT id, agent_id, session_id, coalesce(priority, 0), CASE WHEN run_at > clock_timestamp() THEN run_at END,
+           sequence
       FROM added
-     WHERE status = 'pending' AND agent_id IS NOT NULL AND adopted IS NOT TRUE;
+     WHERE status = 'pending' AND agent_id IS NOT NULL AND adopted IS NOT TRUE
+        ON CONFLICT (task_id) DO UPDATE
+       SET agent_id = excluded.agent_id, session_id = excluded.session_id, priority = excluded.priority,
+           run_at = excluded.run_at, sequence = excluded.sequence;
     IF FOUND THEN
         PERFORM runtime.wake_workers();
     END IF;
@@ -271,19 +284,47 @@ CREATE OR REPLACE TRIGGER queue_added AFTER INSERT ON runtime.tasks
     REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION runtime.queue_added_tasks();
 
-CREATE OR REPLACE FUNCTION runtime.queue_task() RETURNS trigger
+CREATE OR REPLACE FUNCTION runtime.queue_changed_task() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence)
-    VALUES (NEW.id, NEW.agent_id, NEW.session_id, coalesce(NEW.priority, 0), coalesce(NEW.run_at, now()),
-            coalesce(NEW.sequence, nextval('runtime.task_sequence')))
-    ON CONFLICT (task_id) DO UPDATE SET agent_id = excluded.agent_id, run_at = excluded.run_at;
-    PERFORM runtime.wake_workers();
+    IF NEW.status = 'pending' AND NEW.agent_id IS NOT NULL AND NEW.adopted IS NOT TRUE THEN
+        INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence)
+        VALUES (NEW.id, NEW.agent_id, NEW.session_id, coalesce(NEW.priority, 0),
+                CASE WHEN NEW.run_at > clock_timestamp() THEN NEW.run_at END,
+                coalesce(NEW.sequence, nextval('runtime.task_sequence')))
+        ON CONFLICT (task_id) DO UPDATE
+           SET agent_id = excluded.agent_id, session_id = excluded.session_id, priority = excluded.priority,
+               run_at = excluded.run_at;
+        PERFORM runtime.wake_workers();
+    ELSE
+        DELETE FROM runtime.queue q WHERE q.task_id = NEW.id;
+    END IF;
     RETURN NULL;
 END
 $$;
-CREATE OR REPLACE TRIGGER queue_again AFTER UPDATE OF status, agent_id, adopted ON runtime.tasks
+-- A claim counts the attempt up and sees to the queue itself.
+CREATE OR REPLACE TRIGGER queue_changed
+    AFTER UPDATE OF status, agent_id, adopted, session_id, priority, run_at ON runtime.tasks
     FOR EACH ROW
-    WHEN (NEW.status = 'pending' AND NEW.agent_id IS NOT NULL AND NEW.adopted IS NOT TRUE
-          AND (OLD.status, OLD.agent_id, OLD.adopted) IS DISTINCT FROM (NEW.status, NEW.agent_id, NEW.adopted))
-    EXECUTE FUNCTION runtime.queue_task();
+    WHEN ((OLD.status = 'pending' OR NEW.status = 'pending')
+          AND OLD.attempt IS NOT DISTINCT FROM NEW.attempt
+          AND (OLD.status, OLD.agent_id, OLD.adopted, OLD.session_id, OLD.priority, OLD.run_at)
+              IS DISTINCT FROM (NEW.status, NEW.agent_id, NEW.adopted, NEW.session_id, NEW.priority, NEW.run_at))
+    EXECUTE FUNCTION runtime.queue_changed_task();
+
+CREATE OR REPLACE FUNCTION runtime.forget_removed_tasks() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        DELETE FROM runtime.queue;
+    ELSE
+        DELETE FROM runtime.queue q USING removed WHERE q.task_id = removed.id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER queue_removed AFTER DELETE ON runtime.tasks
+    REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION runtime.forget_removed_tasks();
+CREATE OR REPLACE TRIGGER queue_emptied AFTER TRUNCATE ON runtime.tasks
+    FOR EACH STATEMENT EXECUTE FUNCTION runtime.forget_removed_tasks();

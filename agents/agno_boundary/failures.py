@@ -127,7 +127,10 @@ def _details_of(cause: BaseException) -> Mapping[str, Any]:
 
 def _words_of(cause: BaseException) -> str:
     message = _details_of(cause).get("message")
-    return message if isinstance(message, str) else str(cause)
+    if isinstance(message, str):
+        return message
+    page: object = getattr(getattr(cause, "response", None), "text", None)  # a proxy's, say
+    return page if isinstance(page, str) and page.strip() else str(cause)
 
 
 def _is_about_the_key(cause: BaseException) -> bool:

@@ -232,4 +232,7 @@ async def test_switches_for_googles_other_service_do_not_send_the_conversation_t
     monkeypatch.setenv("GOOGLE_CLOUD_LOCATION", "global")
     server.will(streamed(candidate([{"text": "ok"}], "STOP")))
     assert await deltas(pool) == [Delta("ok")]
-    assert server.received[0].headers["x-goog-api-key"] == KEY
+    [received] = server.received
+    assert received.headers["x-goog-api-key"] == KEY
+    assert "projects" not in received.path
+    assert "publishers" not in received.path

@@ -257,12 +257,14 @@ def assert_keeps_no_secret(error: BaseException | None) -> None:
     assert (error.__cause__, error.__context__) == (None, None)
 
 
-async def test_an_error_that_is_no_json_and_shows_a_foreign_key_is_masked_and_shortened(
-    server: ProviderServer, pool: ModelPool, spec: ModelSpec
+@pytest.mark.parametrize("wrapped", [True, False])
+async def test_an_error_that_shows_a_foreign_key_is_masked_and_shortened(
+    server: ProviderServer, pool: ModelPool, spec: ModelSpec, wrapped: bool
 ) -> None:
-    server.will(json_reply(f"sk-proj-{'a1' * 20} and\n\n{'x' * 1000} at the end", 502))
+    said = f"for sk-proj-{'a1' * 20}:\n\n{'x' * 1000} at the end"
+    server.will(json_reply({"error": {"message": said}} if wrapped else said, 502))
     error = await failed(pool, spec)
-    assert "sk-proj-a1" not in str(error)
+    assert "for [redacted]" in str(error)
     assert "at the end" not in str(error)
     assert "\n" not in str(error)
 
@@ -404,6 +406,14 @@ async def test_one_server_serves_many_runs_and_models_at_once(
     outcomes = await asyncio.gather(*(run.run(ask(each), model_pool=pool) for each in specs))
     assert {outcome.output for outcome in outcomes} == {"ok"}
     assert {received.body["model"] for received in server.received} == {f"m{number}" for number in range(6)}
+
+
+async def test_an_error_is_said_once_and_never_printed_by_agno(
+    server: ProviderServer, pool: ModelPool, spec: ModelSpec, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.will(json_reply(ERROR, 500))
+    await failed(pool, spec)
+    assert capfd.readouterr() == ("", "")
 
 
 async def test_a_key_is_never_part_of_what_is_printed_of_a_model(pool: ModelPool, spec: ModelSpec) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-import psutil
 from pydantic import ValidationError
 
-from cirkelline.agents import access, scripted, weights_catalogue
+from cirkelline.agents import access, local, scripted, weights
 from cirkelline.agents.access import Access
 from cirkelline.agents.chat_model import ChatModel, ModelError
-from cirkelline.configs import errors
+from cirkelline.configs import errors, settings
 from cirkelline.configs.models import Provider
 from cirkelline.configs.schema import ModelSpec
 
@@ -69,8 +68,7 @@ def _default_name(provider: Provider, environ: Mapping[str, str]) -> str:
         case "openai":
             return _openai_name(environ) or OPENAI_MODEL
         case _:
-            free = psutil.virtual_memory().available
-            return access.value(environ, LOCAL_MODEL_VARIABLE) or weights_catalogue.default_name(free)
+            return access.value(environ, LOCAL_MODEL_VARIABLE) or local.default_name()
 
 
 def _openai_name(environ: Mapping[str, str]) -> str:
@@ -111,7 +109,8 @@ def why_not_servable(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
         case "scripted":
             return _script_fault(spec)
         case _:
-            return "the embedded model is not there yet"
+            name = spec.name or _default_name("local", environ)
+            return local.unavailable_reason(name, settings.load_settings(environ).home)
 
 
 def _script_fault(spec: ModelSpec) -> str | None:
@@ -178,7 +177,7 @@ class ModelPool:
             case "openai":
                 return await asyncio.to_thread(_openai_server, access.of(spec, self._environ))
             case _:
-                raise ModelUnservable("the embedded model is not there yet")
+                return _local_server(spec.name or _default_name("local", self._environ), self._environ)
 
 
 def _gemini_server(where: Access) -> GeminiServer:
@@ -191,6 +190,11 @@ def _openai_server(where: Access) -> OpenAIServer:
     from cirkelline.agents.agno_boundary.openai_chat import OpenAIServer  # noqa: PLC0415
 
     return OpenAIServer(where)
+
+
+def _local_server(name: str, environ: Mapping[str, str]) -> local.LocalServer:
+    chosen = settings.load_settings(environ)
+    return local.LocalServer(weights.where(chosen.home, name), threads=chosen.local_threads)
 
 
 @contextlib.asynccontextmanager

@@ -136,6 +136,25 @@ def test_a_script_that_is_missing_or_wrong_is_not_servable_and_says_where(tmp_pa
 
 
 @pytest.mark.parametrize(
+    "spec", [AUTO, ModelSpec(provider="local"), ModelSpec(provider="local", name="qwen2.5-coder-0.5b")]
+)
+async def test_weights_that_are_not_here_are_not_servable_and_name_the_command(spec: ModelSpec, tmp_path: Path) -> None:
+    environ = {"CIRKELLINE_HOME": str(tmp_path), "CIRKELLINE_LOCAL_MODEL": "qwen2.5-coder-0.5b"}
+    reason = models.why_not_servable(spec, environ)
+    assert reason is not None
+    assert "cirkelline models pull qwen2.5-coder-0.5b" in reason
+    async with models.ModelPool(environ) as pool:
+        with pytest.raises(models.ModelUnservable, match="models pull"):
+            await pool.get(await models.resolve_auto(spec, environ))
+
+
+def test_a_local_model_nobody_knows_is_not_servable(tmp_path: Path) -> None:
+    reason = models.why_not_servable(ModelSpec(provider="local", name="qwenn"), {"CIRKELLINE_HOME": str(tmp_path)})
+    assert reason is not None
+    assert "qwenn" in reason
+
+
+@pytest.mark.parametrize(
     ("spec", "sent"),
     [
         (ModelSpec(provider="openai", name="m"), KEY),

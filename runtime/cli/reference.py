@@ -73,10 +73,12 @@ def _help(command: click.Command) -> str:
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
-    records = [parameter.get_help_record(context) for parameter in command.params if parameter.name != "as_json"]
-    rows = [f"| `{name}` | {text} |" for name, text in filter(None, records)]
+    options = [each for each in command.params if isinstance(each, click.Option) and each.name != "as_json"]
+    records = [option.get_help_record(context) for option in options]
+    # A bar would end the cell, also inside code.
+    rows = [f"| `{name.replace('|', r'\|')}` | {text.replace('  [', ' [')} |" for name, text in filter(None, records)]
     if rows:
-        yield "| option | |\n|---|---|\n" + "\n".join(rows).replace("[", r"\[") + "\n"
+        yield "| option | |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":

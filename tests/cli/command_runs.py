@@ -158,7 +158,7 @@ class Filled:
         """Run somebody's plain SQL."""
 
         async def run(conn: Conn) -> list[tuple[Any, ...]]:
-            cursor = await conn.execute(statement, parameters)  # type: ignore[arg-type]
+            cursor = await conn.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []
 
         async def opened() -> list[tuple[Any, ...]]:

@@ -87,7 +87,7 @@ def imported_by(*arguments: str) -> set[str]:
 
 
 def test_every_promised_command_is_there_and_no_other() -> None:
-    promised = set()
+    promised: set[tuple[str, ...]] = set()
     for line in EXPECTED.split("\n"):
         first, _, rest = line.partition(" ")
         promised |= (

@@ -125,5 +125,7 @@ async def _interruptible(work: Callable[[Tell], Path], show: Tell) -> Path:
         return await asyncio.shield(outcome)
     except asyncio.CancelledError:
         interrupted.set()
-        await asyncio.wait({outcome}, timeout=_LAST_WORDS)
+        ended, _ = await asyncio.wait({outcome}, timeout=_LAST_WORDS)
+        for one in ended:
+            one.exception()  # looked at, or asyncio would report it as forgotten
         raise

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -20,6 +23,7 @@ from cirkelline.state.connection import Database
 
 _OUR_VARIABLES = re.compile("^(CIRKELLINE_|OPENAI_|GOOGLE_|GEMINI_|DATABASE_URL$)")
 _KEPT = {"CIRKELLINE_TEST_MODELS"}
+_OLD = 3600.0  # s since a run began; one that is being started has no user yet
 GIVEN = os.environ.get("DATABASE_URL")
 
 
@@ -40,9 +44,22 @@ def server_url() -> Iterator[str]:
         return
     # All xdist workers share it; the path stays short, since a socket's may not be longer than 107 bytes.
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid4().hex)[:12]
-    server = embedded.ensure(Path(tempfile.gettempdir()) / f"cirkelline-tests-{os.getuid()}" / run)
+    runs = Path(tempfile.gettempdir()) / f"cirkelline-tests-{os.getuid()}"
+    _clear_old_runs(runs)
+    server = embedded.ensure(runs / run)
     yield server.url()
     server.release()
+
+
+def _clear_old_runs(runs: Path) -> None:
+    """Remove what earlier runs left; as root the data is not below their homes, so nothing else ever clears it."""
+    for home in runs.glob("*"):
+        with contextlib.suppress(OSError, embedded.EmbeddedServerError):  # another worker clears it too
+            found = embedded.status(home)
+            if not found.users and time.time() - home.stat().st_mtime > _OLD:
+                embedded.stop(home)
+                shutil.rmtree(found.folder, ignore_errors=True)
+                shutil.rmtree(home, ignore_errors=True)
 
 
 def _database(url: str, name: str) -> str:

@@ -77,7 +77,7 @@ for line in sys.stdin:
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class Account:
     """Whose processes a test starts."""
 

@@ -40,11 +40,11 @@ def test_a_start_while_another_process_stops_it_always_gets_a_server(user_scene:
     assert drivers[0].release() is True
 
 
-def test_a_start_that_is_killed_half_way_leaves_nothing_in_the_way(root_scene: Scene) -> None:
+def test_a_start_that_is_killed_half_way_leaves_nothing_in_the_way(user_scene: Scene) -> None:
     """Killed while initdb works: what it left is thrown away and made anew."""
-    killed, driver = root_scene.driver(), root_scene.driver()
+    killed, driver = user_scene.driver(), user_scene.driver()
     killed.begin("ensure")
-    folder = root_scene.home / "postgres"
+    folder = user_scene.home / "postgres"
     while not (folder / "data.new" / "base").exists() and not (folder / "data").exists():
         os.sched_yield()
     killed.end(signal.SIGKILL)

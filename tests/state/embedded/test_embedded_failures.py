@@ -88,8 +88,8 @@ def test_data_of_another_major_version_is_refused_and_left_alone(user_scene: Sce
     assert driver.ensure()["started"] is True
 
 
-def test_a_server_that_does_not_start_says_why_and_where_its_log_is(root_scene: Scene) -> None:
-    driver = root_scene.driver()
+def test_a_server_that_does_not_start_says_why_and_where_its_log_is(user_scene: Scene) -> None:
+    driver = user_scene.driver()
     found = driver.ensure()
     select(found["url"], "ALTER SYSTEM SET shared_preload_libraries = 'no_such_library'")
     driver.release()

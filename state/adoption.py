@@ -38,7 +38,7 @@ class Report:
 HELD: Final = """
 SELECT (SELECT count(*) FROM runtime.agents WHERE adopted)::integer AS agents,
        count(*)::integer AS tasks,
-       (count(*) FILTER (WHERE status = 'pending'))::integer AS pending,
+       (count(*) FILTER (WHERE status = 'pending' AND agent_id IS NOT NULL))::integer AS pending,
        (SELECT count(*) FROM runtime.agent_states WHERE adopted)::integer AS snapshots
   FROM runtime.tasks WHERE adopted
 """
@@ -65,40 +65,55 @@ async def release(conn: Conn) -> int:
 async def from_public(url: str) -> list[str]:
     """Move the second document's tables from `public` to `runtime` with everything that hangs on them; name them.
 
-    Their rights, keys and rows move along. Programs that name them without a schema need `runtime` in their
-    search_path afterwards. Raises: AdoptionRefused when there is nothing to move, or `runtime` holds rows already.
+    Rows, keys, views and rights move along. Programs that name them without a schema need `runtime` in their
+    search_path afterwards. Raises: AdoptionRefused when there is nothing to move or `runtime` holds rows already.
     """
     conn = await connect(url)
-    async with conn:
+    async with conn, migrations.changing(conn, url):
         found = documents.second_in_public(await documents.columns(conn))
         if not found:
             raise AdoptionRefused("no table of the agents database stands in `public`: there is nothing to move")
-        async with conn.transaction():
-            await conn.execute(migrations.LOCK)
-            await _move(conn, found)
-    await migrations.migrate(url)
+        await _make_room(conn)
+        for name in found:
+            await conn.execute(sql.SQL("ALTER TABLE {} SET SCHEMA runtime").format(sql.Identifier("public", name)))
+        await _let_in(conn, found)
+        await migrations.check_tables(conn, own=())
+        # They complete the tables that just arrived, and make what the move left room for in `public`.
+        await migrations.run(conn)
     return found
 
 
-async def _move(conn: Conn, found: list[str]) -> None:
-    for name in found:
-        table = sql.Identifier("runtime", name)
-        exists = await (await conn.execute("SELECT to_regclass(%s) IS NOT NULL", [f"runtime.{name}"])).fetchone()
-        if exists and exists[0]:
-            await conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
-            row = await (await conn.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table))).fetchone()
-            if row and row[0]:
-                raise AdoptionRefused(
-                    f"runtime.{name} and public.{name} both hold rows: empty one of them first, nothing was changed"
-                )
+async def _make_room(conn: Conn) -> None:
+    """Drop our own, still empty tables of the second document."""
     await conn.execute("CREATE SCHEMA IF NOT EXISTS runtime")
-    missing = [name for name in documents.SECOND_DOCUMENT if name not in found]
-    if missing:
-        raise AdoptionRefused(
-            f"public lacks {', '.join(missing)} of the agents database: its five tables move together or not at all"
-        )
-    for name in documents.SECOND_DOCUMENT:
-        await conn.execute(sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier("runtime", name)))
-        await conn.execute(sql.SQL("ALTER TABLE {} SET SCHEMA runtime").format(sql.Identifier("public", name)))
-    # The files are written to be run again: they complete the tables that just arrived.
-    await conn.execute("DROP TABLE IF EXISTS runtime.migrations")
+    there = await documents.columns(conn)
+    ours = {name: sql.Identifier("runtime", name) for name in documents.SECOND_DOCUMENT if f"runtime.{name}" in there}
+    if not ours:
+        return
+    tables = sql.SQL(", ").join(ours.values())
+    await conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
+    for name, table in ours.items():
+        row = await (await conn.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table))).fetchone()
+        if row and row[0]:
+            raise AdoptionRefused(
+                f"runtime.{name} holds rows already: empty it first, or leave the tables in `public` where they are; "
+                "nothing was changed"
+            )
+    # Together, since they refer to each other; not CASCADE, which would take somebody's view along.
+    await conn.execute(sql.SQL("DROP TABLE {}").format(tables))
+
+
+GRANTEES: Final = """
+SELECT DISTINCT CASE WHEN let.role = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(let.role)) END
+  FROM pg_class c
+ CROSS JOIN LATERAL (
+       SELECT c.relowner UNION SELECT (aclexplode(c.relacl)).grantee
+        UNION SELECT (aclexplode(a.attacl)).grantee FROM pg_attribute a WHERE a.attrelid = c.oid) AS let (role)
+ WHERE c.relnamespace = 'runtime'::regnamespace AND c.relname = ANY (%(tables)s::text[])
+"""
+
+
+async def _let_in(conn: Conn, tables: list[str]) -> None:
+    """Let everybody who has rights on these tables into the schema they are in now."""
+    for (role,) in await (await conn.execute(GRANTEES, {"tables": tables})).fetchall():
+        await conn.execute(sql.SQL("GRANT USAGE ON SCHEMA runtime TO {}").format(sql.SQL(role)))

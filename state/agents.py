@@ -26,7 +26,10 @@ class DefinitionNotFound(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A row of `runtime.agents`; `handle` is its YAML name, `problem` why it cannot run, `busy` its running tasks."""
+    """A row of `runtime.agents`; `handle` is its YAML name, `problem` why it cannot run, `busy` its running tasks.
+
+    `fingerprint` tells whether what it says of itself has changed since it was read.
+    """
 
     id: UUID
     handle: str | None
@@ -41,6 +44,7 @@ class Agent:
     created_at: datetime | None
     updated_at: datetime | None
     busy: int
+    fingerprint: int
 
     @property
     def label(self) -> str:
@@ -78,7 +82,8 @@ class NewDefinition:
 AGENTS: Final = """
 SELECT a.id, a.handle, a.name, a.type, a.status, a.config, a.capabilities, a.definition_version, a.problem, a.adopted,
        a.created_at, a.updated_at,
-       (SELECT count(*) FROM runtime.claims c WHERE c.agent_id = a.id)::integer AS busy
+       (SELECT count(*) FROM runtime.claims c WHERE c.agent_id = a.id)::integer AS busy,
+       hashtextextended(row(a.name, a.type, a.config, a.capabilities)::text, 0) AS fingerprint
   FROM runtime.agents a
 """
 
@@ -152,15 +157,16 @@ async def unaccepted(conn: Conn) -> list[Agent]:
 
 
 SET_PROBLEM: Final = """
-UPDATE runtime.agents SET problem = %(problem)s::text
- WHERE id = %(id)s::uuid AND definition_version IS NULL AND config IS NOT DISTINCT FROM %(config)s::jsonb
+UPDATE runtime.agents a SET problem = %(problem)s::text
+ WHERE a.id = %(id)s::uuid AND a.definition_version IS NULL
+   AND hashtextextended(row(a.name, a.type, a.config, a.capabilities)::text, 0) = %(fingerprint)s::bigint
 """
 
 
 async def set_problem(conn: Conn, agent: Agent, problem: str) -> None:
     """Write why an agent cannot run, unless it has changed again since `agent` was read."""
-    config = None if agent.config is None else jsonb.dumps(agent.config)
-    await conn.execute(SET_PROBLEM, {"id": agent.id, "problem": jsonb.clean_text(problem), "config": config})
+    parameters = {"id": agent.id, "problem": jsonb.clean_text(problem), "fingerprint": agent.fingerprint}
+    await conn.execute(SET_PROBLEM, parameters)
 
 
 # One apply at a time over all workers: definitions change rarely, and two daemons may start with the same new file.
@@ -371,7 +377,7 @@ UPDATE runtime.agents a
        handle = coalesce(a.handle, CASE WHEN NOT EXISTS (
            SELECT FROM runtime.agents other WHERE other.handle = %(handle)s::text) THEN %(handle)s::text END)
  WHERE a.id = %(agent_id)s::uuid AND a.definition_version IS NULL
-   AND a.config IS NOT DISTINCT FROM %(config)s::jsonb
+   AND hashtextextended(row(a.name, a.type, a.config, a.capabilities)::text, 0) = %(fingerprint)s::bigint
 RETURNING a.id
 """
 
@@ -382,7 +388,8 @@ async def accept(conn: Conn, agent: Agent, new: NewDefinition, *, handle: str | 
     Inside a transaction that holds `lock_definitions`. `handle` is taken when it is free. Returns False, having
     written nothing, when the row has changed since `agent` was read.
     """
-    found = await conn.execute(ACCEPT, {"agent_id": agent.id, "handle": handle, "config": jsonb.dumps(agent.config)})
+    parameters = {"agent_id": agent.id, "handle": handle, "fingerprint": agent.fingerprint}
+    found = await conn.execute(ACCEPT, parameters)
     if await found.fetchone() is None:
         return False
     await _add_version(conn, agent.id, new)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
-from urllib.parse import urlsplit
+from datetime import datetime
+from typing import Any, Final
 
 import psycopg
 import psycopg_pool
 from psycopg import conninfo
+from psycopg.abc import Buffer
+from psycopg.types.datetime import TimestampLoader, TimestamptzLoader
+from psycopg.types.json import set_json_loads
 
 from cirkelline.configs.errors import CirkellineError
+from cirkelline.state import jsonb
 
 Conn = psycopg.AsyncConnection[Any]
 
-SEARCH_PATH = "runtime, ai, public"
+SEARCH_PATH: Final = "runtime,ai,public"
 
 # What a cut connection, a restarted or an unreachable server raises: worth trying again, unlike every other error.
 Disconnected = (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout)
@@ -38,33 +43,79 @@ class DatabaseUnavailable(CirkellineError):
     """The configured database does not answer."""
 
 
+def _fields(url: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo.conninfo_to_dict(url))
+    except psycopg.ProgrammingError:
+        return {}
+
+
 def describe(url: str) -> str:
     """Say where a database is, without its password: `cirkelline at 10.0.0.5:5432`."""
-    fields = conninfo.conninfo_to_dict(url)
+    fields = _fields(url)
     host = fields.get("host") or "localhost"
     where = "its socket" if str(host).startswith("/") else f"{host}:{fields.get('port') or 5432}"
     return f"database {fields.get('dbname') or fields.get('user') or 'postgres'} at {where}"
 
 
 def with_search_path(url: str) -> str:
-    """Return the URL with our schemas first in its search_path, so that both schema documents' SQL runs as written."""
-    if urlsplit(url).query.find("options=") >= 0:
+    """Return the URL with our schemas first in its search_path, so that both schema documents' SQL runs as written.
+
+    A search_path that the URL sets itself is kept, and so are its other options.
+    """
+    given = str(_fields(url).get("options") or "")
+    if "search_path" in given:
         return url
-    option = "options=-csearch_path%3D" + SEARCH_PATH.replace(" ", "").replace(",", "%2C")
-    return url + ("&" if "?" in url else "?") + option
+    option = f"-csearch_path={SEARCH_PATH}"
+    if "://" not in url:
+        return conninfo.make_conninfo(url, options=f"{given} {option}".strip())
+    quoted = option.replace("=", "%3D").replace(",", "%2C")
+    login, at, rest = url.rpartition("@")  # a question mark in front of it belongs to a password
+    if given:
+        return login + at + re.sub(r"([?&]options=[^&]*)", rf"\1%20{quoted}", rest)
+    return f"{login}{at}{rest}{'&' if '?' in rest else '?'}options={quoted}"
 
 
-async def _in_utc(conn: Conn) -> None:
+class _PlainTimestamp(TimestampLoader):
+    """Reads a time that Python's calendar lacks (infinity, the year 20000) as None: one such row must hide no other."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return None  # type: ignore[return-value]  # every column of that type is `datetime | None` in our rows
+
+
+class _PlainTimestamptz(TimestamptzLoader):
+    """The same with a time zone."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return None  # type: ignore[return-value]
+
+
+async def _prepare(conn: Conn) -> None:
+    set_json_loads(jsonb.loads, conn)
+    conn.adapters.register_loader("timestamp", _PlainTimestamp)
+    conn.adapters.register_loader("timestamptz", _PlainTimestamptz)
     # A statement, not a startup option: a transaction pooler refuses the option and follows the statement.
     await conn.execute("SET TIME ZONE 'UTC'")
 
 
 async def connect(url: str) -> Conn:
-    """Open one connection outside any pool (migrations, LISTEN)."""
+    """Open one connection outside any pool (migrations, LISTEN). Raises: DatabaseUnavailable."""
     try:
         # Named prepared statements do not survive a transaction pooler; the work is inside functions anyway.
         conn = await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10)
-        await _in_utc(conn)
+        await _prepare(conn)
+    except psycopg.ProgrammingError as error:
+        # Its own message may repeat a piece of the URL, and that piece may be the password.
+        raise DatabaseUnavailable(
+            "DATABASE_URL is not one that PostgreSQL understands: write postgresql://user:password@host:5432/database, "
+            "with %40 for an @ in the password and the like"
+        ) from error
     except psycopg.OperationalError as error:
         raise unavailable(url, error) from error
     return conn
@@ -73,7 +124,7 @@ async def connect(url: str) -> Conn:
 def unavailable(url: str, error: Exception) -> DatabaseUnavailable:
     """Tell why a database cannot be reached, in one sentence without its password."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    password = conninfo.conninfo_to_dict(url).get("password")
+    password = _fields(url).get("password")
     if password:
         reason = reason.replace(str(password), "***")
     return DatabaseUnavailable(
@@ -103,7 +154,7 @@ class Database:
             max_size=connections,
             open=False,
             timeout=10,
-            configure=_in_utc,
+            configure=_prepare,
             kwargs={"autocommit": True, "prepare_threshold": None, "connect_timeout": 10},
         )
         async with pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ from psycopg.rows import class_row
 
 from cirkelline.state.connection import Conn
 
-# table: {column: type as information_schema names it}
+# By table, each column with its type.
 TABLES: Final[dict[str, dict[str, str]]] = {
     "public.users": {
         "id": "integer",
@@ -74,7 +75,7 @@ TABLES: Final[dict[str, dict[str, str]]] = {
     },
     "ai.cirkelline_knowledge_vectors": {
         "id": "bigint",
-        "embedding": "USER-DEFINED",
+        "embedding": "vector(768)",
         "chunk_text": "text",
         "document_id": "integer",
         "metadata": "jsonb",
@@ -104,7 +105,7 @@ TABLES: Final[dict[str, dict[str, str]]] = {
         "created_at": "timestamp without time zone",
         "updated_at": "timestamp without time zone",
         "config": "jsonb",
-        "capabilities": "ARRAY",
+        "capabilities": "text[]",
     },
     "runtime.agent_states": {
         "id": "uuid",
@@ -142,28 +143,68 @@ TABLES: Final[dict[str, dict[str, str]]] = {
 
 SECOND_DOCUMENT: Final = ("agents", "agent_states", "tasks", "users", "sessions")
 
+# What our migrations add to them. A column of that name that is there already is shared if its type is ours.
+ADDED: Final[dict[str, dict[str, str]]] = {
+    "runtime.agents": {"handle": "text", "definition_version": "integer", "problem": "text", "adopted": "boolean"},
+    "runtime.agent_states": {"adopted": "boolean"},
+    "runtime.tasks": {
+        "session_id": "uuid",
+        "user_id": "uuid",
+        "parent": "uuid",
+        "root": "uuid",
+        "priority": "integer",
+        "run_at": "timestamp with time zone",
+        "attempt": "integer",
+        "deaths": "integer",
+        "worker": "uuid",
+        "error": "text",
+        "key": "text",
+        "capabilities": "text[]",
+        "state_version": "integer",
+        "definition_version": "integer",
+        "sequence": "bigint",
+        "submitted_at": "timestamp with time zone",
+        "started_at": "timestamp with time zone",
+        "finished_at": "timestamp with time zone",
+        "adopted": "boolean",
+    },
+    "runtime.users": {"account": "integer"},
+}
+
+# Not information_schema, which hides what the connection's role has no right on.
 COLUMNS: Final = """
-SELECT table_schema || '.' || table_name AS table_name, column_name, data_type
-  FROM information_schema.columns WHERE table_schema IN ('public', 'ai', 'runtime')
+SELECT n.nspname || '.' || c.relname AS table_name, a.attname AS column_name,
+       CASE WHEN t.typname = 'vector' AND a.atttypmod > 0 THEN format('vector(%%s)', a.atttypmod)
+            ELSE format_type(a.atttypid, NULL) END AS data_type,
+       c.relkind IN ('r', 'p') AS is_table
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname IN ('public', 'ai', 'runtime')
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_type t ON t.oid = a.atttypid
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
+
+NOT_A_TABLE: Final = "(not a table)"
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as information_schema knows it."""
+    """A column of a table, or of a view or the like that stands in a table's place."""
 
     table_name: str
     column_name: str
     data_type: str
+    is_table: bool
 
 
 async def columns(conn: Conn) -> dict[str, dict[str, str]]:
-    """Return {table: {column: type}} of every table this connection may see in `public`, `ai` and `runtime`."""
+    """Return {table: {column: type}} of everything in `public`, `ai` and `runtime` that a table may not be named."""
     found: dict[str, dict[str, str]] = {}
     async with conn.cursor(row_factory=class_row(Column)) as cursor:
-        await cursor.execute(COLUMNS)
+        await cursor.execute(COLUMNS, {})
         async for column in cursor:
-            found.setdefault(column.table_name, {})[column.column_name] = column.data_type
+            name, data_type = (column.column_name, column.data_type) if column.is_table else (NOT_A_TABLE, "")
+            found.setdefault(column.table_name, {})[name] = data_type
     return found
 
 
@@ -172,15 +213,15 @@ def second_in_public(found: dict[str, dict[str, str]]) -> list[str]:
     return [name for name in SECOND_DOCUMENT if _fits(found.get(f"public.{name}", {}), TABLES[f"runtime.{name}"])]
 
 
-def differences(found: dict[str, dict[str, str]]) -> list[str]:
-    """Say in sentences where a table that exists is not the documents' table of that name."""
-    in_public = second_in_public(found)
-    return [
-        f"{table} has {_how(found[table], wanted)}"
+def differences(found: dict[str, dict[str, str]], own: Collection[str]) -> list[str]:
+    """Say where what is there is not what the migrations mean by that name; `own` are the tables that are only ours."""
+    # With the second document in `public`, its `users` stands where the first one's would be: that is known.
+    theirs = {"public.users", "public.admin_profiles"} if "users" in second_in_public(found) else set[str]()
+    strangers = [f"{table} is there already" for table in sorted(own) if table in found]
+    return strangers + [
+        f"{table} has {how}"
         for table, wanted in TABLES.items()
-        if table in found
-        and not _fits(found[table], wanted)
-        and not (table.startswith("public.") and "users" in in_public and table == "public.users")
+        if table in found and table not in theirs and (how := _how(found[table], wanted, ADDED.get(table, {})))
     ]
 
 
@@ -188,9 +229,12 @@ def _fits(actual: dict[str, str], wanted: dict[str, str]) -> bool:
     return all(actual.get(column) == data_type for column, data_type in wanted.items())
 
 
-def _how(actual: dict[str, str], wanted: dict[str, str]) -> str:
+def _how(actual: dict[str, str], wanted: dict[str, str], added: dict[str, str]) -> str:
+    if NOT_A_TABLE in actual:
+        return "no columns of its own: it is a view or the like"
+    shared = {column: data_type for column, data_type in added.items() if column in actual}
     return ", ".join(
         f"no column {column}" if column not in actual else f"{column} of type {actual[column]} instead of {data_type}"
-        for column, data_type in wanted.items()
+        for column, data_type in (wanted | shared).items()
         if actual.get(column) != data_type
     )

@@ -23,7 +23,7 @@ def _clean(value: Any) -> Any:
         case str():
             return clean_text(value)
         case dict():
-            return {clean_text(str(key)): _clean(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+            return {_key(key): _clean(item) for key, item in cast("Mapping[Any, Any]", value).items()}
         case list() | tuple():
             return [_clean(item) for item in cast("list[Any]", value)]
         case float() if not math.isfinite(value):
@@ -32,13 +32,43 @@ def _clean(value: Any) -> Any:
             return value
 
 
+def _key(key: Any) -> Any:
+    if isinstance(key, str):
+        return clean_text(key)
+    # json writes the others by itself (True is "true"), except these.
+    return str(key) if isinstance(key, float) and not math.isfinite(key) else key
+
+
 def dumps(value: Any) -> str:
     """Return `value` as JSON text that jsonb accepts: NUL and lone surrogates become U+FFFD, NaN and infinities null.
 
     Raises: TypeError, ValueError for what is not JSON at all.
     """
     try:
-        text = json.dumps(value, allow_nan=False)
+        try:
+            text = json.dumps(value, allow_nan=False)
+        except ValueError:  # NaN, or something worse that the next line raises once more
+            text = json.dumps(_clean(value), allow_nan=False)
+        return json.dumps(_clean(value), allow_nan=False) if _SUSPECT.search(text) else text
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply, or contains itself") from error
+
+
+def loads(text: str | bytes) -> Any:
+    """Return what the database holds as JSON; what Python cannot take apart is handed over as its text.
+
+    Other programs' JSON must stop nobody: jsonb takes numbers of 100,000 digits and nestings of thousands of levels.
+    """
+    try:
+        return json.loads(text)
     except ValueError:
-        text = json.dumps(_clean(value), allow_nan=False)
-    return json.dumps(_clean(value), allow_nan=False) if _SUSPECT.search(text) else text
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        return text if isinstance(text, str) else text.decode()
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -63,12 +66,16 @@ LEDGER_EXISTS: Final = "SELECT to_regclass('runtime.migrations') IS NOT NULL"
 LEDGER: Final = "SELECT name, sha256, applied FROM runtime.migrations ORDER BY name"
 MAKE_LEDGER: Final = b"""
 CREATE SCHEMA IF NOT EXISTS runtime;
-CREATE TABLE runtime.migrations (
+CREATE TABLE IF NOT EXISTS runtime.migrations (
     name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, applied TIMESTAMPTZ NOT NULL DEFAULT now()
 )
 """
-RECORD: Final = "INSERT INTO runtime.migrations (name, sha256) VALUES (%(name)s::text, %(sha256)s::text)"
+RECORD: Final = """
+INSERT INTO runtime.migrations (name, sha256) VALUES (%(name)s::text, %(sha256)s::text) ON CONFLICT (name) DO NOTHING
+"""
 LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('cirkelline.migrations', 0))"
+# Behind a lock that we wait for, everybody else waits too: rather give up than stop other programs for long.
+LOCK_TIMEOUT: Final = b"SET LOCAL lock_timeout = '15s'"
 SERVER: Final = "SELECT current_setting('server_version_num')::integer, current_setting('server_version')"
 VECTOR: Final = """
 SELECT e.extversion, n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
@@ -77,12 +84,11 @@ SELECT e.extversion, n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid 
 
 
 async def status(conn: Conn) -> Status:
-    """Compare the ledger with this release. Raises: MigrationError for an edited file or a newer schema."""
-    applied: dict[str, tuple[str, datetime]] = {}
-    exists = await (await conn.execute(LEDGER_EXISTS)).fetchone()
-    if exists and exists[0]:
-        rows = await (await conn.execute(LEDGER)).fetchall()
-        applied = {str(name): (str(sha256), moment) for name, sha256, moment in rows}
+    """Compare the ledger with this release.
+
+    Raises: MigrationError for an edited file, a newer schema, or a ledger that this role may not read.
+    """
+    applied = await _ledger(conn)
     known = {migration.name: migration for migration in release_migrations()}
     for name, (sha256, _) in applied.items():
         if name not in known:
@@ -99,6 +105,20 @@ async def status(conn: Conn) -> Status:
     )
 
 
+async def _ledger(conn: Conn) -> dict[str, tuple[str, datetime]]:
+    try:
+        exists = await (await conn.execute(LEDGER_EXISTS)).fetchone()
+        if not exists or not exists[0]:
+            return {}
+        rows = await (await conn.execute(LEDGER)).fetchall()
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationError(
+            "this database role may not read what was migrated: grant it USAGE on the schema runtime and SELECT, INSERT, "
+            "UPDATE and DELETE on all its tables"
+        ) from error
+    return {str(name): (str(sha256), moment) for name, sha256, moment in rows}
+
+
 async def migrate(url: str) -> Migrated:
     """Bring a database to this release's schema, in one transaction; with nothing pending no DDL right is needed.
 
@@ -109,40 +129,65 @@ async def migrate(url: str) -> Migrated:
     async with conn:
         if not (await status(conn)).pending:
             return Migrated((), first=False)
-        try:
-            async with conn.transaction():
-                await conn.execute(LOCK)
-                return await _apply_pending(conn)
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise MigrationError(
-                f"this database role may not migrate {describe(url)} ({_first_line(error)}): "
-                "run `cirkelline db migrate` once as the owner of its tables"
-            ) from error
-        except psycopg.Error as error:
-            raise MigrationError(
-                f"cannot migrate {describe(url)}: {_first_line(error)}; nothing was changed"
-            ) from error
+        async with changing(conn, url):
+            found = await status(conn)  # again, under the lock: another process may have been first
+            if found.pending:
+                await _check_server(conn)
+                if not found.applied:
+                    await check_tables(conn, own_tables())
+                await run(conn, found.pending)
+            return Migrated(found.pending, first=bool(found.pending) and not found.applied)
 
 
-async def _apply_pending(conn: Conn) -> Migrated:
-    found = await status(conn)  # again, under the lock: another process may have been first
-    await _check_server(conn)
-    problems = documents.differences(await documents.columns(conn))
-    if problems and not found.applied:
+@asynccontextmanager
+async def changing(conn: Conn, url: str) -> AsyncGenerator[None]:
+    """Open the one transaction in which the schema may be changed, and say in a sentence why that did not work."""
+    try:
+        async with conn.transaction():
+            await conn.execute(LOCK)
+            await conn.execute(LOCK_TIMEOUT)
+            yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationError(
+            f"this database role may not migrate {describe(url)} ({_first_line(error)}): "
+            "run `cirkelline db migrate` once as the owner of its tables; nothing was changed"
+        ) from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise MigrationError(
+            f"cannot migrate {describe(url)} while another program keeps its tables locked: "
+            "try again when its transaction has ended; nothing was changed"
+        ) from error
+    except psycopg.Error as error:
+        raise MigrationError(f"cannot migrate {describe(url)}: {_first_line(error)}; nothing was changed") from error
+
+
+async def run(conn: Conn, names: Collection[str] | None = None) -> None:
+    """Run these files (all of them when None: each may be run again) and record them; inside `changing`."""
+    vector_schema = await _ensure_vector(conn)
+    await conn.execute(sql.SQL("SET LOCAL search_path = public, {}").format(sql.Identifier(vector_schema)))
+    await conn.execute(MAKE_LEDGER)
+    for migration in release_migrations():
+        if names is None or migration.name in names:
+            await conn.execute(migration.text.encode())
+            await conn.execute(RECORD, {"name": migration.name, "sha256": migration.sha256})
+    await _analyze(conn)
+
+
+def own_tables() -> set[str]:
+    """Name the tables that are only ours."""
+    texts = "".join(migration.text for migration in release_migrations())
+    created = set(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+\.\w+)", texts))
+    return (created | {"runtime.migrations"}) - set(documents.TABLES)
+
+
+async def check_tables(conn: Conn, own: Collection[str]) -> None:
+    """Raise MigrationError where a table that is there is another one than its name says; `own` may not be there."""
+    problems = documents.differences(await documents.columns(conn), own)
+    if problems:
         raise MigrationError(
             f"these tables are not the ones cirkelline knows by their names: {'; '.join(problems)}; "
             "rename or move them, or use another database"
         )
-    vector_schema = await _ensure_vector(conn)
-    await conn.execute(sql.SQL("SET LOCAL search_path = public, {}").format(sql.Identifier(vector_schema)))
-    if not found.applied:
-        await conn.execute(MAKE_LEDGER)
-    for migration in release_migrations():
-        if migration.name in found.pending:
-            await conn.execute(migration.text.encode())
-            await conn.execute(RECORD, {"name": migration.name, "sha256": migration.sha256})
-    await _analyze(conn)
-    return Migrated(found.pending, first=not found.applied)
 
 
 async def _check_server(conn: Conn) -> None:

@@ -78,17 +78,20 @@ async def find(tenant: Tenant, *, agent_id: UUID | None = None, limit: int = 50)
 
 BY_PREFIX: Final = (
     SESSIONS
-    + " WHERE s.user_id = %(user_id)s::uuid AND s.id::text LIKE %(reference)s::text || '%%' ORDER BY s.id LIMIT 2"
+    + " WHERE s.user_id = %(user_id)s::uuid AND replace(s.id::text, '-', '') LIKE %(digits)s::text || '%%'"
+    + " ORDER BY s.id LIMIT 2"
 )
 
 
 async def get(tenant: Tenant, reference: str) -> Session:
     """Return the one session of this user whose id starts with `reference`. Raises: SessionNotFound."""
-    literal = "".join(character for character in reference.lower() if character in "0123456789abcdef-")
-    async with tenant.conn.cursor(row_factory=class_row(Session)) as cursor:
-        await cursor.execute(BY_PREFIX, {"user_id": tenant.user_id, "reference": literal or "none"})
-        found = await cursor.fetchall()
-    if len(found) != 1 or literal != reference.lower():
+    digits = reference.strip().lower().replace("-", "")
+    found: list[Session] = []
+    if digits and all(digit in "0123456789abcdef" for digit in digits):
+        async with tenant.conn.cursor(row_factory=class_row(Session)) as cursor:
+            await cursor.execute(BY_PREFIX, {"user_id": tenant.user_id, "digits": digits})
+            found = await cursor.fetchall()
+    if len(found) != 1:
         problem = "more than one session starts" if len(found) > 1 else "no session of this user starts"
         raise SessionNotFound(f"{problem} with {reference!r} (`cirkelline sessions list` shows them)")
     return found[0]

@@ -197,8 +197,16 @@ async def search(conn: Conn, words: str, *, limit: int = 50) -> list[Task]:
 
 def prefix_query(words: str) -> str:
     """Return a tsquery that wants every word of `words` as a beginning; empty when there is no word in it."""
-    bare = "".join(character if character.isalnum() else " " for character in words)
-    return " & ".join(f"{word}:*" for word in bare.split())
+    return " & ".join(filter(None, map(_beginning, jsonb.clean_text(words).split())))
+
+
+def _beginning(word: str) -> str:
+    """A word as the parser reads it in a text (an email or a version number is one word there), or its parts."""
+    parts = "".join(character if character.isalnum() else " " for character in word).split()
+    if not parts:
+        return ""
+    quoted = word.replace("\\", "\\\\").replace("'", "''")
+    return f"('{quoted}':* | ({' & '.join(f'{part}:*' for part in parts)}))"
 
 
 COUNT_BY_STATUS: Final = """

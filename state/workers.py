@@ -114,18 +114,19 @@ async def drain(conn: Conn, worker: UUID) -> bool:
     return await (await conn.execute(DRAIN, {"id": worker})).fetchone() is not None
 
 
+DEREGISTER: Final = "DELETE FROM runtime.workers WHERE id = %(id)s::uuid"
 RELEASE_ALL: Final = """
 SELECT runtime.release_tasks(%(id)s::uuid, ARRAY(SELECT task_id FROM runtime.claims WHERE worker = %(id)s::uuid),
                              'its worker stopped')
 """
-DEREGISTER: Final = "DELETE FROM runtime.workers WHERE id = %(id)s::uuid"
 
 
 async def deregister(conn: Conn, worker: UUID) -> None:
     """Leave: what is still claimed goes back in line at once, without waiting for the lease to lapse."""
     async with conn.transaction():
-        await conn.execute(RELEASE_ALL, {"id": worker})
+        # The worker's row first, like a takeover: one of the two waits for the other instead of both for ever.
         await conn.execute(DEREGISTER, {"id": worker})
+        await conn.execute(RELEASE_ALL, {"id": worker})
 
 
 FIND: Final = """

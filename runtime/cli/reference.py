@@ -75,10 +75,14 @@ def _help(command: click.Command) -> str:
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     options = [each for each in command.params if isinstance(each, click.Option) and each.name != "as_json"]
     records = [option.get_help_record(context) for option in options]
-    # A bar would end the cell, also inside code.
-    rows = [f"| `{name.replace('|', r'\|')}` | {text.replace('  [', ' [')} |" for name, text in filter(None, records)]
+    rows = [_row(name, text) for name, text in filter(None, records)]
     if rows:
         yield "| option | |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _row(name: str, text: str) -> str:
+    bar = r"\|"  # alone it would end the cell, also inside code
+    return f"| `{name.replace('|', bar)}` | {text.replace('  [', ' [').replace('|', bar)} |"
 
 
 if __name__ == "__main__":

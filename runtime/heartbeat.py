@@ -11,8 +11,9 @@ from uuid import UUID
 
 import structlog
 
+from cirkelline.runtime.patience import first_line
 from cirkelline.state import workers
-from cirkelline.state.connection import Disconnected, QueryError
+from cirkelline.state.connection import QueryError
 from cirkelline.state.workers import Beat
 
 BEATS_PER_LEASE: Final = 3
@@ -70,8 +71,8 @@ class Heartbeat:
             try:
                 connection = connection or workers.Heartbeat(self._url)
                 self._beat(connection)
-            except (*Disconnected, QueryError) as error:
-                log.warning("worker.heartbeat_failed", error=str(error).strip())
+            except QueryError as error:
+                log.warning("worker.heartbeat_failed", error=first_line(error))
                 _close(connection)
                 connection = None
             self._now.wait(self._lease / BEATS_PER_LEASE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -23,7 +22,7 @@ from cirkelline.runtime.registry import Prepared, Registry, Unservable
 from cirkelline.runtime.streaming import Telling
 from cirkelline.state import claims
 from cirkelline.state.claims import Claim, Finish, Finished
-from cirkelline.state.connection import Database, QueryError
+from cirkelline.state.connection import Database
 from cirkelline.tools.execution import Executor
 
 log = structlog.get_logger(__name__)
@@ -98,9 +97,12 @@ class Runner:
     async def _give_back(self, run: Run, reason: str) -> None:
         self.registry.hold_back(run.claim.agent_id, reason)
         log.warning("task.released", reason=reason)
-        with contextlib.suppress(QueryError):  # what cannot be given back now goes back when this worker leaves
+
+        async def release() -> int:
             async with self.db.connection() as conn:
-                await claims.release(conn, run.owner, [run.claim.id], reason=reason)
+                return await claims.release(conn, run.owner, [run.claim.id], reason=reason)
+
+        await until_answered(release, "give a task back")
 
 
 def _report(finish: Finish, finished: Finished | None, ms: int) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Generator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,11 +18,11 @@ import structlog
 import cirkelline
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import composition, logs, pulling, watching, welcome
+from cirkelline.runtime import composition, logs, pulling, welcome
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.patience import first_line
 from cirkelline.runtime.reloading import AgentFiles
-from cirkelline.runtime.watching import Watched
+from cirkelline.runtime.watching import Watch, Watched
 from cirkelline.runtime.worker import Worker
 from cirkelline.state.connection import QueryError
 from cirkelline.tools.toolbox import Toolbox
@@ -89,31 +89,35 @@ class _Daemon:
         opening = composition.open_database(self.settings, migrate=self.migrate, connections=CONNECTIONS)
         async with opening as opened:
             toolbox = Toolbox(self.tools, self.settings.tool_modules)
+            watch = self._watch()
+            await watch.look()  # before the files are read: what changes from now on is applied again
             files = AgentFiles(opened.db, self.configs, toolbox, self.environ) if self.configs else None
             plan = await files.apply(strict=self.strict) if files else None
             task_id = None
             if opened.fresh and not (plan and (plan.items or plan.problems)):
                 task_id = await welcome.prepare(opened, toolbox, self.environ)
             await pulling.pull_missing(opened.db, self.settings.home)
-            await self._serve(opened, toolbox, files, task_id)
+            async with self._working(opened, toolbox) as worker:
+                self.stopping.worker = worker
+                following = asyncio.create_task(self._follow(watch, worker, files), name="watch")
+                showing = asyncio.create_task(_show(opened, task_id), name="welcome")
+                await worker.serve()
+                following.cancel()
+                await asyncio.wait({following, showing}, timeout=_LAST_LOOK)
+                showing.cancel()
 
-    async def _serve(self, opened: Opened, toolbox: Toolbox, files: AgentFiles | None, task_id: UUID | None) -> None:
-        working = composition.open_worker(opened, toolbox, self.environ, slots=self.concurrency, drain=self.drain)
-        async with working as worker:
-            self.stopping.worker = worker
-            watching_files = asyncio.create_task(self._watch(worker, files), name="watch")
-            showing = asyncio.create_task(_show(opened, task_id), name="welcome")
-            await worker.serve()
-            watching_files.cancel()
-            await asyncio.wait({watching_files, showing}, timeout=_LAST_LOOK)
-            showing.cancel()
+    def _working(self, opened: Opened, toolbox: Toolbox) -> AbstractAsyncContextManager[Worker]:
+        return composition.open_worker(opened, toolbox, self.environ, slots=self.concurrency, drain=self.drain)
 
-    async def _watch(self, worker: Worker, files: AgentFiles | None) -> None:
+    def _watch(self) -> Watch:
         watched = [
             *([Watched(self.configs, (".yaml", ".yml"))] if self.configs else ()),
             *([Watched(self.tools, (".py",))] if self.tools else ()),
         ]
-        async with aclosing(watching.changes(watched, poll=max(1.0, self.settings.poll))) as changes:
+        return Watch(watched, poll=max(1.0, self.settings.poll))
+
+    async def _follow(self, watch: Watch, worker: Worker, files: AgentFiles | None) -> None:
+        async with aclosing(watch.changes()) as changes:
             async for changed in changes:
                 log.info("files.changed", folders=[str(each.folder) for each in changed])
                 if any(each.folder == self.tools for each in changed):

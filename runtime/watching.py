@@ -27,23 +27,36 @@ class Watched:
     suffixes: tuple[str, ...]
 
 
-async def changes(watched: Sequence[Watched], *, poll: float) -> AsyncGenerator[list[Watched]]:
-    """Yield the folders in which a file came, went or changed, as often as that happens.
+class Watch:
+    """Remembers how the folders' files looked; what changes after the first look is told, however much later.
 
     The files' own times and sizes decide: a notification only makes us look sooner, and every `poll` seconds we look
     without one (network folders and containers' mounts send none, and a folder may be made later).
     """
-    before = await asyncio.to_thread(_signatures, watched)
-    async with aclosing(_nudges([each.folder for each in watched], poll)) as nudges:
-        async for _ in nudges:
-            now = await asyncio.to_thread(_signatures, watched)
-            changed = [each for each, old, new in zip(watched, before, now, strict=True) if old != new]
-            before = now
-            if changed:
-                yield changed
+
+    def __init__(self, watched: Sequence[Watched], *, poll: float) -> None:
+        self._watched = tuple(watched)
+        self._poll = poll
+        self._seen: list[Signature] | None = None
+
+    async def look(self) -> list[Watched]:
+        """Return the folders in which a file came, went or changed since the last look; the first one returns none."""
+        before, now = self._seen, await asyncio.to_thread(_signatures, self._watched)
+        self._seen = now
+        if before is None:
+            return []
+        return [each for each, old, new in zip(self._watched, before, now, strict=True) if old != new]
+
+    async def changes(self) -> AsyncGenerator[list[Watched]]:
+        """Yield the folders in which something changed, as often as that happens."""
+        async with aclosing(_nudges([each.folder for each in self._watched], self._poll)) as nudges:
+            async for _ in nudges:
+                if changed := await self.look():
+                    yield changed
 
 
 async def _nudges(folders: Sequence[Path], poll: float) -> AsyncGenerator[None]:
+    yield
     while True:
         there = [folder for folder in folders if await asyncio.to_thread(folder.is_dir)]
         try:

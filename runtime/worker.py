@@ -25,7 +25,7 @@ from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
 from cirkelline.state import claims, wakeups, workers
 from cirkelline.state.claims import Claim
-from cirkelline.state.connection import Database, DatabaseUnavailable, QueryError
+from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
 from cirkelline.state.workers import Beat
 from cirkelline.tools.execution import Executor
 
@@ -69,6 +69,7 @@ class Worker:
         self._runner = Runner(db, registry, model_pool, executor, self._finishing)
         self._runs: set[Run] = set()
         self._waiting = False
+        self._unsure = False
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -150,13 +151,27 @@ class Worker:
         if not free or not agents:
             return []
 
-        async def claim() -> list[Claim]:
+        async def claim() -> tuple[UUID, list[Claim]]:
             async with self._claiming, self._db.connection() as conn:
-                return await claims.claim(conn, self.id, agents, slots=free, session=self._session)
+                owner = self.id
+                await self._give_back_unknown(conn)
+                # Until there is an answer: the server may have claimed for us, and only the answer was lost.
+                self._unsure = True
+                claimed = await claims.claim(conn, owner, agents, slots=free, session=self._session)
+                self._unsure = False
+                return owner, claimed
 
-        owner = self.id
-        claimed = await self._asked(claim, "claim tasks") or []
+        owner, claimed = await self._asked(claim, "claim tasks") or (self.id, [])
         return claimed if owner == self.id else []  # declared dead meanwhile: they have been given back with the old id
+
+    async def _give_back_unknown(self, conn: Conn) -> None:
+        """Give back what is claimed for this worker without its knowledge: the answer to a claim was lost."""
+        if self._unsure:
+            known = {run.claim.id for run in self._runs}
+            unknown = [task_id for task_id in await claims.held(conn, self.id) if task_id not in known]
+            if unknown:
+                log.warning("tasks.unknown_given_back", tasks=len(unknown))
+                await claims.release(conn, self.id, unknown, reason="the answer to its claim was lost")
 
     def _start(self, claim: Claim) -> None:
         run = Run(claim, self.id)

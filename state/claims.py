@@ -161,6 +161,14 @@ async def release(conn: Conn, worker: UUID, tasks: Sequence[UUID], *, reason: st
     return int(row[0]) if row else 0
 
 
+HELD: Final = "SELECT task_id FROM runtime.claims WHERE worker = %(worker)s::uuid"
+
+
+async def held(conn: Conn, worker: UUID) -> list[UUID]:
+    """Return the tasks that a worker owns."""
+    return [UUID(str(task_id)) for (task_id,) in await (await conn.execute(HELD, {"worker": worker})).fetchall()]
+
+
 TAKE_OVER: Final = "SELECT runtime.take_over(%(deaths)s::integer, %(state_limit)s::integer)"
 
 

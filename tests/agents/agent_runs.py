@@ -40,7 +40,7 @@ def ask(
     **more: Any,
 ) -> run.RunRequest:
     """Return a request for one run."""
-    spec = AgentSpec(name="tester", model=model, instructions=instructions, limits=limits or LimitsSpec())
+    spec = AgentSpec(name="tester", model=model, instructions=instructions, limits=limits or LimitsSpec(wall=60))
     return run.RunRequest(
         spec=spec,
         model=model,

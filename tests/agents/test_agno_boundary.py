@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from agent_runs import NOW, TASK, Script, ask, tool_results, watched
+from structlog.testing import capture_logs
 
 from cirkelline.agents import run, steps
 from cirkelline.agents.agno_boundary import loop
@@ -188,7 +189,8 @@ async def test_a_journal_that_fails_ends_the_run_with_its_error(script: Script) 
         raise ConnectionError("the database is gone")
 
     model = script([{"tool": "add", "arguments": {"a": 1}}, {"text": "never"}])
-    outcome = await run.run(ask(model, tools=[add], around_tool_call=tool))
+    with capture_logs():
+        outcome = await run.run(ask(model, tools=[add], around_tool_call=tool))
     assert outcome.error == run.RunError("ConnectionError", "the database is gone")
     assert outcome.steps == 1
 

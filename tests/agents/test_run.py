@@ -7,6 +7,7 @@ import contextlib
 
 import pytest
 from agent_runs import Script, ask, tool_results, watched
+from structlog.testing import capture_logs
 
 from cirkelline.agents import run, steps
 from cirkelline.agents.chat_model import Usage
@@ -285,6 +286,15 @@ async def test_a_tool_that_cancels_its_own_task_does_not_look_like_the_operators
     assert outcome.status is not run.RunStatus.CANCELLED
 
 
+async def test_a_run_that_was_cancelled_from_within_has_failed(script: Script) -> None:
+    async def fold(_call: steps.ModelCall, _proceed: object) -> steps.Answer:
+        raise asyncio.CancelledError
+
+    outcome = await run.run(ask(script([{"text": "hello"}]), around_model_call=fold))
+    assert outcome.status is run.RunStatus.FAILED
+    assert outcome.error == run.RunError("Cancelled", "something inside the run cancelled it")
+
+
 @pytest.mark.parametrize(
     ("kind", "type"),
     [
@@ -315,9 +325,13 @@ async def test_a_fault_of_ours_fails_the_run_by_name_and_leaves_its_traceback_to
     def emit(_event: RunEvent) -> None:
         raise ZeroDivisionError("division by zero")
 
-    outcome = await run.run(ask(script([{"text": "hello"}])), emit=emit)
+    with capture_logs() as logged:
+        outcome = await run.run(ask(script([{"text": "hello"}])), emit=emit)
     assert outcome.status is run.RunStatus.FAILED
     assert outcome.error == run.RunError("ZeroDivisionError", "division by zero")
+    [entry] = [entry for entry in logged if entry["event"] == "run.broke"]
+    assert "in emit" in entry["exception"]
+    assert entry["exception"].endswith("ZeroDivisionError: division by zero\n")
 
 
 async def test_a_secret_of_the_environment_is_masked_in_whatever_failed(
@@ -328,8 +342,10 @@ async def test_a_secret_of_the_environment_is_masked_in_whatever_failed(
     def emit(_event: RunEvent) -> None:
         raise RuntimeError("cannot log in with tok-31415926")
 
-    outcome = await run.run(ask(script([{"text": "hello"}])), emit=emit)
+    with capture_logs() as logged:
+        outcome = await run.run(ask(script([{"text": "hello"}])), emit=emit)
     assert outcome.error == run.RunError("RuntimeError", "cannot log in with ***")
+    assert "tok-31415926" not in str(logged)
 
 
 async def test_a_model_that_cannot_be_opened_fails_the_run(script: Script) -> None:

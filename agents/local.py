@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import psutil
 
-from cirkelline.agents import local_engine, local_prompt, weights
+from cirkelline.agents import local_answer, local_engine, local_prompt, weights
 from cirkelline.agents.chat_model import (
     AnswerTruncated,
     ChatMessage,
@@ -85,6 +85,7 @@ class _Answer:
     """One answer as it is written: its reader, and what the engine says of it at its end."""
 
     reader: AnswerReader | None
+    written: str = ""
     finish: str = ""
     usage: Usage = field(default_factory=Usage)
 
@@ -96,6 +97,7 @@ class _Answer:
             return ""
         self.finish = choices[0].get("finish_reason") or self.finish
         text = choices[0]["delta"].get("content") or ""
+        self.written += text
         return self.reader.feed(text) if self.reader else text
 
 
@@ -161,6 +163,10 @@ class LocalChatModel:
             async for chunk in chunks:
                 if text := answer.take(dict(chunk)):
                     yield text
+                if local_answer.goes_round(answer.written):
+                    raise AnswerTruncated(
+                        f"{self.label} went round in circles; ask in other words, or use a larger model"
+                    )
 
     def _finish(self, answer: _Answer) -> Reply | Call:
         if answer.finish == "length":

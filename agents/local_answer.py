@@ -17,6 +17,11 @@ _MEANINGS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _REPLACEMENT: Final = "\ufffd"
 
 
+_LONGEST_ROUND: Final = 200
+_FEWEST_ROUNDS: Final = 5
+_ROUNDS_SPAN: Final = 400
+
+
 class AnswerMalformed(ValueError):
     """What was written is no whole answer."""
 
@@ -32,6 +37,20 @@ class Call:
 
     name: str
     arguments: dict[str, Any]
+
+
+def goes_round(text: str) -> bool:
+    """Tell whether a text ends in the same few words again and again, as a small model's do that will never end.
+
+    Five times and 400 characters: longer than any rule, table or list of zeros that is meant. A penalty on repetition
+    would prevent some of it, and would also keep the model from quoting what a tool told it.
+    """
+    tail = text[-_ROUNDS_SPAN - _LONGEST_ROUND * _FEWEST_ROUNDS :]
+    for length in range(1, _LONGEST_ROUND + 1):
+        span = length * max(_FEWEST_ROUNDS, -(-_ROUNDS_SPAN // length))
+        if len(tail) >= span and tail[-span:-length] == tail[-span + length :]:
+            return True
+    return False
 
 
 class StringDecoder:

@@ -78,9 +78,10 @@ class _Process:
 
     def listen(self) -> None:
         """Log what the engine prints, line by line, until it ends."""
-        for line in cast("IO[str]", self.process.stderr):
-            self.said.append(line.strip())
-            log.debug("local.engine", says=line.strip())
+        with cast("IO[str]", self.process.stderr) as lines:
+            for line in lines:
+                self.said.append(line.strip())
+                log.debug("local.engine", says=line.strip())
 
     def end(self) -> None:
         """End the process and remove its socket; nothing of it is left afterwards."""

@@ -116,6 +116,18 @@ async def test_json_that_is_no_answer_is_an_error_and_no_call(written: str) -> N
         await _answer(_Engine(written), [USER], [TOOL])
 
 
+async def test_a_model_that_goes_round_in_circles_is_stopped_long_before_its_limit() -> None:
+    said: list[str] = []
+
+    async def listen() -> None:
+        async for delta in _model(_Engine("and " * 10_000)).stream([USER], []):
+            said.append(delta.text)  # noqa: PERF401 - what was said before the error counts
+
+    with pytest.raises(AnswerTruncated, match="went round in circles"):
+        await listen()
+    assert len("".join(said)) < 500
+
+
 async def test_arguments_with_lone_surrogates_are_still_json() -> None:
     deltas = await _answer(_Engine('{"action": "look", "arguments": {"n": "\\ud83d"}}'), [USER], [TOOL])
     assert json.loads(deltas[0].tool_calls[0].arguments.encode()) == {"n": "\ud83d"}

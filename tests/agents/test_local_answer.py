@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from cirkelline.agents.local_answer import AnswerMalformed, AnswerReader, Call, Reply, StringDecoder
+from cirkelline.agents.local_answer import AnswerMalformed, AnswerReader, Call, Reply, StringDecoder, goes_round
 
 _ANY_TEXT = some.text(some.characters(codec=None, exclude_categories=()), max_size=30)
 
@@ -101,3 +101,19 @@ def test_what_is_no_whole_answer_is_said_to_be_none(written: str) -> None:
     reader.feed(written)
     with pytest.raises(AnswerMalformed):
         reader.finish()
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", " skrive,", "The sea is blue and the sky is blue as well. ", "x" * 150 + "y" * 50]
+)
+def test_a_text_that_goes_round_in_circles_is_seen_whatever_came_before(unit: str) -> None:
+    rounds = max(5, 400 // len(unit) + 1)
+    assert goes_round("Hej! " + unit * rounds)
+    assert not goes_round("Hej! " + unit * rounds + "And so on.")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-" * 120, "| --- " * 30 + "|", "ha " * 40, "".join(f"{n}\n" for n in range(2000)), "0, " * 60]
+)
+def test_rules_tables_laughter_and_counting_are_no_circles(text: str) -> None:
+    assert not goes_round(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,10 +12,11 @@ from uuid import UUID, uuid4
 
 from cirkelline.configs import scalars
 from cirkelline.runtime import patience
-from cirkelline.runtime.chat import situation
+from cirkelline.runtime.chat import ending, situation
 from cirkelline.runtime.chat.own_worker import OwnWorker
 from cirkelline.runtime.chat.screen import Screen, Stop, Turn
 from cirkelline.runtime.chat.showing import Shown
+from cirkelline.runtime.chat.situation import Situation
 from cirkelline.runtime.patience import first_line
 from cirkelline.runtime.streaming import Follower
 from cirkelline.state import sessions, tasks
@@ -121,9 +123,7 @@ class Conversation:
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             task = next((ended for job in done if (ended := job.result()) is not None), None)
         finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+            await ending.end(jobs)
         if task is not None:
             return shown.end(task)
         self._screen.status(None)
@@ -140,28 +140,35 @@ class Conversation:
 
     async def _look_after(self, task_id: UUID, shown: Shown) -> None:
         """See to it that somebody works on the turn, and tell what it waits for."""
+        waits_since: float | None = None
+        before: Situation | None = None
         while True:
+            now = time.monotonic()
+            long = waits_since is not None and now - waits_since > self._pace.patience
             try:
-                await self._look(task_id, shown)
+                async with self.db.connection() as conn:
+                    found = await situation.look(conn, task_id, long=long)
                 shown.back()
             except QueryError as error:
                 if not is_away(error):
                     raise
                 shown.away(first_line(error))
+                found = None
+            if found is not None:
+                waits_since = (waits_since or now) if found.pending else None
+                await self._react(found, shown, lasting=before is not None and before.sentence == found.sentence)
+            before = found
             await asyncio.sleep(self._pace.look)
 
-    async def _look(self, task_id: UUID, shown: Shown) -> None:
-        async with self.db.connection() as conn:
-            found = await situation.look(conn, task_id, patience=self._pace.patience)
-        if found is None or self.session is None:
-            return
-        if found.needs_worker or self._worker.working:
+    async def _react(self, found: Situation, shown: Shown, *, lasting: bool) -> None:
+        """Work on the turn here where that is needed; say what keeps it waiting once that has been seen twice."""
+        if self.session is not None and (found.needs_worker or self._worker.working):
             await self._worker.work_for(self.session)
         shown.waiting(found.words)
         refusal = self._worker.refusal(self.agent) if found.nobody_else else None
         if refusal:
             shown.note(f"nobody can answer as {self.agent.label} at present: {refusal} (Ctrl-C takes the turn back)")
-        elif found.sentence:
+        elif found.sentence and lasting:
             shown.note(found.sentence)
 
     async def _cancel(self, task_id: UUID, shown: Shown, stop: Stop) -> Task | None:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from cirkelline.runtime.chat import ending
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.patience import first_line
 from cirkelline.state.agents import Agent
@@ -52,6 +53,7 @@ class OwnWorker:
         self._worker: Worker | None = None
         self._session: UUID | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
@@ -60,6 +62,7 @@ class OwnWorker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
         await self._end()
         await self._stack.aclose()
 
@@ -82,7 +85,7 @@ class OwnWorker:
             self._serving = None
         if self._serving is not None and self._session != session:
             await self._end()
-        if self._serving is None:
+        if self._serving is None and not self._closed:
             self._session = session
             self._serving = asyncio.create_task(self._serve(session), name="own-worker")
 
@@ -128,8 +131,8 @@ class OwnWorker:
             return
         if self._worker is not None:
             self._worker.stop_at_once()
+            await asyncio.wait({serving})
         else:
-            serving.cancel()
-        await asyncio.wait({serving})
+            await ending.end([serving])
         if not serving.cancelled() and (error := serving.exception()) is not None:
             log.warning("chat.worker_left_badly", error=first_line(error))

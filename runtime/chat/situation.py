@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -25,17 +24,22 @@ PATIENCE: Final = 5.0
 class Situation:
     """Where a turn stands, in a few words, and in a sentence when the person can do something about it.
 
-    `needs_worker` when this chat should work on it itself; `nobody_else` when no other worker is about to take it.
+    `needs_worker` when this chat should work on it itself; `nobody_else` when no other worker is about to take it;
+    `pending` when nobody runs it.
     """
 
     words: str
     sentence: str | None = None
     needs_worker: bool = False
     nobody_else: bool = False
+    pending: bool = True
 
 
-async def look(conn: Conn, task_id: UUID, *, patience: float = PATIENCE) -> Situation | None:
-    """Return where a turn stands, or None once it has ended. Raises: TaskNotFound."""
+async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | None:
+    """Return where a turn stands, or None once it has ended; `long` when it has been waiting for a worker for long.
+
+    Raises: TaskNotFound.
+    """
     task = await tasks.get(conn, task_id)
     if task.ended:
         return None
@@ -44,13 +48,15 @@ async def look(conn: Conn, task_id: UUID, *, patience: float = PATIENCE) -> Situ
     if task.status == TaskStatus.PENDING and task.agent_id is not None:
         agent = await agents.get(conn, str(task.agent_id))
         place = await standing.of(conn, task_id)
-        return _pending(task, agent, place, serving, patience) if place else Situation("waiting")
-    if task.status == TaskStatus.RUNNING and not any(worker.id == task.worker for worker in everybody if worker.alive):
-        return Situation("its worker is gone: another takes it over", needs_worker=not serving)
-    return Situation(THINKING) if task.status == TaskStatus.RUNNING else Situation("waiting", task.error)
+        return _pending(task, agent, place, serving, long=long) if place else None
+    if task.status != TaskStatus.RUNNING:
+        return Situation("waiting", task.error, pending=False)
+    if not any(worker.id == task.worker for worker in everybody if worker.alive):
+        return Situation("its worker is gone: another takes it over", needs_worker=not serving, pending=False)
+    return Situation(THINKING, pending=False)
 
 
-def _pending(task: Task, agent: Agent, place: Standing, serving: Sequence[Worker], patience: float) -> Situation:
+def _pending(task: Task, agent: Agent, place: Standing, serving: Sequence[Worker], *, long: bool) -> Situation:
     unfit = waiting.unfit(agent) if agent.definition_version is not None or agent.problem else None
     if unfit:
         return Situation("waiting", f"{unfit}; Ctrl-C takes the turn back")
@@ -58,7 +64,7 @@ def _pending(task: Task, agent: Agent, place: Standing, serving: Sequence[Worker
         return Situation("an earlier turn of this session is still running", needs_worker=not serving)
     if not serving:
         return Situation("starting a worker", needs_worker=True, nobody_else=True)
-    if _age(task) < patience:
+    if not long:
         only_chats = all(worker.session_id is not None for worker in serving)
         return Situation("waiting for a worker", nobody_else=only_chats)
     if _could_be_taken(place, serving):
@@ -68,10 +74,6 @@ def _pending(task: Task, agent: Agent, place: Standing, serving: Sequence[Worker
 
 def _serves(worker: Worker, task: Task) -> bool:
     return worker.alive and not worker.draining and worker.session_id in {None, task.session_id}
-
-
-def _age(task: Task) -> float:
-    return (datetime.now(UTC) - task.submitted_at).total_seconds() if task.submitted_at else 0.0
 
 
 def _could_be_taken(place: Standing, serving: Sequence[Worker]) -> bool:

@@ -56,11 +56,11 @@ async def test_text_arrives_in_pieces_and_thoughts_are_counted_but_not_said(
     server.will(
         streamed(
             candidate([{"text": "hmm", "thought": True}]),
-            candidate([{"text": "Hel"}], usage=(7, 1, 5)),
-            candidate([{"text": "lo"}], "STOP", usage=(7, 2, 5)),
+            candidate([{"text": "Good"}], usage=(7, 1, 5)),
+            candidate([{"text": "bye"}], "STOP", usage=(7, 2, 5)),
         )
     )
-    assert await deltas(pool) == [Delta("Hel"), Delta("lo"), Delta(usage=Usage(7, 7))]
+    assert await deltas(pool) == [Delta("Good"), Delta("bye"), Delta(usage=Usage(7, 7))]
 
 
 async def test_the_request_carries_the_conversation_the_settings_and_the_schema_as_they_are(

@@ -56,8 +56,8 @@ async def failed(pool: ModelPool, spec: ModelSpec) -> chat_model.ModelError:
 async def test_text_arrives_in_pieces_and_usage_at_the_end(
     server: ProviderServer, pool: ModelPool, spec: ModelSpec
 ) -> None:
-    server.will(sse(*text("Hel", "lo", usage=(12, 3))))
-    assert await said(await pool.get(spec)) == [Delta("Hel"), Delta("lo"), Delta(usage=Usage(12, 3))]
+    server.will(sse(*text("Good", "bye", usage=(12, 3))))
+    assert await said(await pool.get(spec)) == [Delta("Good"), Delta("bye"), Delta(usage=Usage(12, 3))]
 
 
 async def test_a_usage_that_grows_with_every_chunk_is_not_added_up(
@@ -319,25 +319,25 @@ async def test_a_server_that_is_not_there_is_unavailable_at_its_address(pool: Mo
 @pytest.mark.parametrize(
     ("reply", "type"),
     [
-        pytest.param(sse(*text("Hel", "lo", finish=None)), chat_model.AnswerTruncated, id="no finish reason"),
-        pytest.param(sse(*text("Hel", "lo", finish=None), done=False), chat_model.AnswerTruncated, id="just ends"),
-        pytest.param(broken_off(*text("Hel", "lo", finish=None)), chat_model.ModelUnavailable, id="connection lost"),
-        pytest.param(sse(*text("Hel", "lo", finish="length")), chat_model.AnswerTruncated, id="token limit"),
-        pytest.param(sse(*text("Hel", "lo", finish="content_filter")), chat_model.AnswerBlocked, id="filter"),
-        pytest.param(sse(*text("Hel", "lo", finish="oops")), chat_model.AnswerMalformed, id="unknown end"),
+        pytest.param(sse(*text("Good", "bye", finish=None)), chat_model.AnswerTruncated, id="no finish reason"),
+        pytest.param(sse(*text("Good", "bye", finish=None), done=False), chat_model.AnswerTruncated, id="just ends"),
+        pytest.param(broken_off(*text("Good", "bye", finish=None)), chat_model.ModelUnavailable, id="connection lost"),
+        pytest.param(sse(*text("Good", "bye", finish="length")), chat_model.AnswerTruncated, id="token limit"),
+        pytest.param(sse(*text("Good", "bye", finish="content_filter")), chat_model.AnswerBlocked, id="filter"),
+        pytest.param(sse(*text("Good", "bye", finish="oops")), chat_model.AnswerMalformed, id="unknown end"),
         pytest.param(
-            sse(*text("Hel", "lo", finish=None), {"error": {"message": "overloaded", "code": "server_error"}}),
+            sse(*text("Good", "bye", finish=None), {"error": {"message": "overloaded", "code": "server_error"}}),
             chat_model.ModelUnavailable,
             id="error in the stream",
         ),
         pytest.param(
-            sse(*text("Hel", "lo", finish=None), {"error": {"message": "slow down", "type": "rate_limit_exceeded"}}),
+            sse(*text("Good", "bye", finish=None), {"error": {"message": "slow down", "type": "rate_limit_exceeded"}}),
             chat_model.ModelRateLimited,
             id="rate limit in the stream",
         ),
-        pytest.param(sse(*text("Hel", "lo", finish=None), "{not json"), chat_model.AnswerMalformed, id="no json"),
+        pytest.param(sse(*text("Good", "bye", finish=None), "{not json"), chat_model.AnswerMalformed, id="no json"),
         pytest.param(
-            sse(*text("Hel", "lo", finish=None), chunk({"refusal": "I can not."}), chunk(finish="stop")),
+            sse(*text("Good", "bye", finish=None), chunk({"refusal": "I can not."}), chunk(finish="stop")),
             chat_model.AnswerBlocked,
             id="refusal",
         ),
@@ -351,7 +351,7 @@ async def test_half_an_answer_is_an_error_that_keeps_the_half(
     assert outcome.status is run.RunStatus.FAILED
     assert outcome.error is not None
     assert outcome.error.type == type.__name__, outcome.error
-    assert outcome.output == "Hello"
+    assert outcome.output == "Goodbye"
 
 
 async def test_no_answer_at_all_is_an_error(server: ProviderServer, pool: ModelPool, spec: ModelSpec) -> None:
@@ -370,7 +370,7 @@ async def test_calls_cut_at_the_token_limit_are_an_error_but_whole_ones_are_made
 
 
 async def test_a_cut_answer_is_paid_for(server: ProviderServer, pool: ModelPool, spec: ModelSpec) -> None:
-    server.will(sse(*text("Hel", finish="length", usage=(5, 1))))
+    server.will(sse(*text("Good", finish="length", usage=(5, 1))))
     outcome = await run.run(ask(spec), model_pool=pool)
     assert (outcome.status, outcome.usage) == (run.RunStatus.FAILED, Usage(5, 1))
 

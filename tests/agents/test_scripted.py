@@ -193,7 +193,7 @@ async def test_pauses_can_be_left_at_any_moment(file: Path) -> None:
         ("conversation:\n  - text: a", "1:1: unknown key 'conversation'; did you mean 'conversations'?"),
         ("conversations: [{turn: [{text: a}]}]", "1:18: unknown key 'turn'; did you mean 'turns'?"),
         ("- text: 3", "1:9: text must be text, but 3 without quotes is a number"),
-        ("- text: 'hi {{imput}}'", "1:9: text uses {{imput}}; did you mean 'input'?"),
+        ("- text: 'hi {{inputs}}'", "1:9: text uses {{inputs}}; did you mean 'input'?"),
         ("- {tool: a, arguments: {k: ['{{x}}']}}", "1:24: arguments uses {{x}}, but there are only"),
         ("- text: {{input}}", "1:10: "),
         ("- error: rate-limit", "1:10: error must be one of rate_limit, auth"),

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from types import ModuleType
 from typing import Final
@@ -62,6 +63,7 @@ class RunRequest:
 
     `model` is resolved (never `auto`). `messages` is the conversation before `input`, without a system prompt.
     The two `around_*` are where a journal stands: each gets the call and how to make it, and returns what it gave.
+    `clock` is the moment that the model is told, by default the present one.
     """
 
     spec: AgentSpec
@@ -72,6 +74,7 @@ class RunRequest:
     tools: Sequence[Tool] = ()
     around_model_call: steps.AroundModelCall = steps.call_model
     around_tool_call: steps.AroundToolCall = steps.call_tool
+    clock: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ async def _drive(
             around_model_call=request.around_model_call,
             around_tool_call=request.around_tool_call,
         )
-        system = ChatMessage("system", prompts.system_prompt(request.spec, request.ctx.now()))
+        system = ChatMessage("system", prompts.system_prompt(request.spec, request.clock or request.ctx.now()))
         # agno takes a second to import: in a thread, the first time. Later no thread, as an author's tools may hold them all.
         loop = _agno_loop() if _LOOP in sys.modules else await asyncio.to_thread(_agno_loop)
         await loop.drive(progress.steps, [system, *request.messages, ChatMessage("user", request.input)])

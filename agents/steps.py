@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID, uuid5
 
 from cirkelline.agents import events
 from cirkelline.agents.chat_model import ChatMessage, ChatModel, Delta, ToolCall, ToolSchema, Usage
@@ -40,15 +43,27 @@ class ModelCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """A tool call about to be made: the `index`th (from 0) that the answer at `position` asked for."""
+    """A tool call about to be made: the `index`th (from 0) that the answer at `position` asked for.
+
+    `tool` is None where the model named one that the agent does not have.
+    """
 
     position: int
     index: int
     call: ToolCall
+    tool: contract.Tool | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
+class UseTool(Protocol):
+    """How a tool call is made; `connection` is lent to the tool as its `ctx.connection`."""
+
+    def __call__(self, *, connection: object | None = None) -> Awaitable[execution.ToolResult]:
+        """Make the call. Raises: EndRun."""
+        ...
 
 
 AroundModelCall = Callable[[ModelCall, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
-AroundToolCall = Callable[[ToolUse, Callable[[], Awaitable[execution.ToolResult]]], Awaitable[execution.ToolResult]]
+AroundToolCall = Callable[[ToolUse, UseTool], Awaitable[execution.ToolResult]]
 
 
 async def call_model(_call: ModelCall, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -56,7 +71,7 @@ async def call_model(_call: ModelCall, proceed: Callable[[], Awaitable[Answer]])
     return await proceed()
 
 
-async def call_tool(_use: ToolUse, proceed: Callable[[], Awaitable[execution.ToolResult]]) -> execution.ToolResult:
+async def call_tool(_use: ToolUse, proceed: UseTool) -> execution.ToolResult:
     """Just call the tool: the seam without a journal."""
     return await proceed()
 
@@ -80,6 +95,7 @@ class Steps:
     """Why the run must end; set by a model call or a tool, raised by the next model call."""
     _text: str = ""
     _earlier_text: str = ""
+    _asked: int = 0
 
     @property
     def output(self) -> str:
@@ -104,11 +120,14 @@ class Steps:
         call = ModelCall(self.taken, messages, tuple(schema(tool) for tool in self.tools.values()))
         self._earlier_text, self._text = self.output, ""
         answer = await self.around_model_call(call, functools.partial(self._ask, call))
+        if self._asked < call.position and answer.text:  # not from the model: an earlier attempt has it on record
+            self.emit(events.TextDelta(answer.text))
         self._text = answer.text
         self.usage += answer.usage
         return answer
 
     async def _ask(self, call: ModelCall) -> Answer:
+        self._asked = call.position
         deltas = self.model.stream(call.messages, call.tools)
         calls: list[ToolCall] = []
         usage = Usage()
@@ -129,24 +148,35 @@ class Steps:
     async def use_tool(self, use: ToolUse) -> execution.ToolResult:
         """Call a tool for the model; what ends the run is kept for the next model call, when all tools have settled."""
         self.emit(events.ToolStarted(use.call.name, use.call.arguments, use.call.id))
+        use = dataclasses.replace(use, tool=self.tools.get(use.call.name))
         try:
-            result = await self.around_tool_call(use, functools.partial(self._execute, use.call))
+            result = await self.around_tool_call(use, functools.partial(self._execute, use))
         except Exception as error:  # noqa: BLE001 - EndRun, or our own fault: either ends the run, after its siblings
             self.failure = self.failure or error
             result = execution.ToolResult(text=str(error), error=True, ms=0)
         self.emit(events.ToolFinished(use.call.name, not result.error, result.ms, use.call.id))
         return result
 
-    async def _execute(self, call: ToolCall) -> execution.ToolResult:
-        tool = self.tools.get(call.name)
-        if tool is None:
-            return execution.ToolResult(text=_unknown_tool(call.name, self.tools), error=True, ms=0)
-        return await self.executor.call(tool, call.arguments, self.context)
+    async def _execute(self, use: ToolUse, *, connection: object | None = None) -> execution.ToolResult:
+        if use.tool is None:
+            return execution.ToolResult(text=_unknown_tool(use.call.name, self.tools), error=True, ms=0)
+        key = idempotency_key(self.context.task_id, use)
+        context = dataclasses.replace(self.context, idempotency_key=key, lent=connection)
+        return await self.executor.call(use.tool, use.call.arguments, context)
 
 
 def schema(tool: contract.Tool) -> ToolSchema:
     """Return a tool as a model sees it."""
     return ToolSchema(tool.name, tool.description, tool.parameters)
+
+
+def idempotency_key(task_id: UUID, use: ToolUse) -> str:
+    """Return the key of one call of one task: the same in every attempt that makes this very call, else another.
+
+    The arguments are part of it, as a task that was begun from its start again may make another call at the same place.
+    """
+    call = json.dumps([use.position, use.index, use.call.name, use.call.arguments])
+    return str(uuid5(task_id, call))
 
 
 def identified(calls: Sequence[ToolCall], messages: Sequence[ChatMessage]) -> tuple[ToolCall, ...]:

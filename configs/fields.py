@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from enum import StrEnum
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from cirkelline.configs import durations, scalars, wording
 from cirkelline.configs.scalars import Expanded, Plain
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 REFUSED: Final = "refused"
 UNKNOWN_KEY: Final = "unknown_key"
@@ -148,6 +151,19 @@ def _seconds(value: object) -> float | None:
 def _unquote(value: object, reader: Callable[[str], object]) -> str:
     quoted = isinstance(value, str) and not isinstance(value, (Plain, Expanded))
     return ": remove the quotes" if quoted and reader(str(value)) is not None else ""
+
+
+def choice(choices: type[Choice]) -> Callable[[object], Choice]:
+    """Return the reader of one word out of a few."""
+    known = [each.value for each in choices]
+
+    def read(value: object) -> Choice:
+        if value in known and isinstance(value, str):
+            return choices(str(value))
+        meant = wording.did_you_mean(str(value), known) if isinstance(value, str) else ""
+        raise refuse(f"must be {wording.listed(known, 'or')}, not {described(value)}{meant}")
+
+    return read
 
 
 def items(what: str, most: int) -> Callable[[object], tuple[Any, ...]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from cirkelline.configs import durations, models, names, schema, variables
+from cirkelline.configs.effects import Effects, OnUnknown
 
 _ID: Final = "urn:cirkelline:agent:1"
 
@@ -85,8 +87,9 @@ def _tool() -> dict[str, Any]:
     name = _either({"type": "string", "pattern": names.TOOL_PATTERN})
     python = _either({"type": "string", "pattern": names.FUNCTION_PATTERN})
     timeout = _duration(*schema.TIMEOUT)
-    built_in = _mapping(schema.ToolSpec, {"name": name, "timeout": timeout}, required=["name"])
-    function = _mapping(schema.ToolSpec, {"python": python, "timeout": timeout}, required=["python"])
+    options = {"timeout": timeout, "effects": _word(Effects), "on_unknown": _word(OnUnknown)}
+    built_in = _mapping(schema.ToolSpec, {"name": name, **options}, required=["name"])
+    function = _mapping(schema.ToolSpec, {"python": python, **options}, required=["python"])
     return {"anyOf": [name, built_in, function]}
 
 
@@ -96,6 +99,10 @@ def _list(entry: dict[str, Any], most: int) -> dict[str, Any]:
 
 def _line(longest: int) -> dict[str, Any]:
     return {"type": "string", "pattern": r"^[^\n]*\S[^\n]*$", "maxLength": longest}
+
+
+def _word(choices: type[StrEnum]) -> dict[str, Any]:
+    return _either({"enum": [choice.value for choice in choices]})
 
 
 def _integer(minimum: int, maximum: int) -> dict[str, Any]:

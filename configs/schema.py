@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from cirkelline.configs import fields, models, names, scalars
+from cirkelline.configs.effects import Effects, OnUnknown
 from cirkelline.configs.fields import Text, refuse
 
 FORMAT_VERSION: Final = 1
@@ -96,6 +98,14 @@ class ToolSpec(_Strict):
     )
     timeout: Annotated[float, BeforeValidator(fields.seconds(*TIMEOUT))] | None = Field(
         default=None, description="The longest one call may take; without it the tool's own limit holds."
+    )
+
+    effects: Annotated[Effects, BeforeValidator(fields.choice(Effects))] | None = Field(
+        default=None,
+        description="What a second execution would do, if stricter than what the tool's code says: idempotent or once.",
+    )
+    on_unknown: Annotated[OnUnknown, BeforeValidator(fields.choice(OnUnknown))] | None = Field(
+        default=None, description="What becomes of a `once` tool of which nobody knows whether it ended: ask or fail."
     )
 
     @model_validator(mode="after")
@@ -254,7 +264,9 @@ def _changed(part: BaseModel) -> dict[str, Any]:
 
 
 def _number(value: object) -> object:
-    """Return `300` for `300.0`, so that the stored form reads as it was written."""
+    """Return `300` for `300.0` and a word for one of ours, so that the stored form reads as it was written."""
+    if isinstance(value, StrEnum):
+        return value.value
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -274,7 +286,7 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
 # `approval: true` must not find out from a bill that it meant nothing yet.
 LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     (): frozenset({"memory", "knowledge", "retry", "schedules"}),
-    ("tools", "*"): frozenset({"effects", "approval", "on_unknown"}),
+    ("tools", "*"): frozenset({"approval"}),
     ("history",): frozenset({"summarize"}),
     ("limits",): frozenset({"tokens"}),
 }

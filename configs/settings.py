@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         default=(),
         description="Python modules, with commas between, from which agents may call functions besides the tools folder.",
     )
+    tool_role: Annotated[str, BeforeValidator(fields.line(63, "tool_writer"))] | None = Field(
+        default=None,
+        description="The database role under which transactional tools work; by default that of the connection itself.",
+    )
     concurrency: Annotated[int, BeforeValidator(fields.integer(1, 1000))] = Field(
         default=8, description="How many tasks one worker runs at once."
     )

@@ -3,40 +3,131 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
 from cirkelline.agents.chat_model import ChatMessage
+from cirkelline.agents.journaling import FORMAT, Journal, Recorder
 from cirkelline.agents.run import RunError, RunOutcome, RunRequest, RunStatus
 from cirkelline.configs import scalars
 from cirkelline.runtime.registry import Prepared
+from cirkelline.state import journal as journals
 from cirkelline.state import sessions, snapshots
 from cirkelline.state.claims import Claim, Finish
 from cirkelline.state.connection import Database
+from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
+from cirkelline.state.sessions import Message
+from cirkelline.state.snapshots import Snapshot, SnapshotNotFound
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.contract import ToolContext
 from cirkelline.tools.state import State
+
+log = structlog.get_logger(__name__)
 
 CHAT: Final = "chat"
 STOPPED: Final = "[stopped]"
 """What stands in a session's history for an answer that was cancelled before its first word."""
 
 
-async def request(db: Database, claim: Claim, prepared: Prepared) -> RunRequest:
-    """Return all that the task's run depends on: the pinned definition, the latest snapshot, the session's history."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An attempt about to run: what its run depends on, and the journal that answers for earlier attempts."""
+
+    request: RunRequest
+    journal: Journal
+    resumed: int
+    """How many steps earlier attempts have left."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What a run is about besides its definition; an attempt that goes on sees what the first one saw.
+
+    `state` is a version of the agent's state, `last_message` the position after which nothing of the session is shown.
+    """
+
+    state: int | None
+    last_message: int | None
+    clock: datetime
+
+    @classmethod
+    def of(cls, step: Step) -> _Context:
+        kept = step.output or {}
+        return cls(kept.get("state"), kept.get("last_message"), datetime.fromisoformat(kept["clock"]))
+
+    def step(self, claim: Claim, prepared: Prepared) -> Step:
+        output = {
+            "definition": claim.definition_version,
+            "model": prepared.model.label,
+            "state": self.state,
+            "last_message": self.last_message,
+            "clock": self.clock.isoformat(),
+        }
+        return Step(
+            position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=prepared.spec.name, format=FORMAT, output=output
+        )
+
+
+async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Recorder) -> Begun:
+    """Return all that the task's run depends on: the pinned definition, a snapshot, the session's history, its journal."""
+    recorded, snapshot = await _recorded(db, claim)
+    earlier = _Context.of(recorded[0]) if recorded else None
+    found = await _history(db, claim, prepared.spec.history.messages, earlier)
+    context = earlier or _Context(
+        state=snapshot.version if snapshot else None,
+        last_message=found[-1].position if found else None,
+        clock=datetime.now(UTC).replace(microsecond=0),
+    )
+    request = _request(claim, prepared, State(snapshot.state["work"] if snapshot else {}))
+    journal = Journal(
+        recorder,
+        task_id=claim.id,
+        model=prepared.model.label,
+        state=request.ctx.state,
+        context=context.step(claim, prepared),
+        recorded=recorded,
+    )
+    return Begun(
+        replace(
+            request,
+            messages=_shown(found),
+            clock=context.clock,
+            around_model_call=journal.around_model_call,
+            around_tool_call=journal.around_tool_call,
+        ),
+        journal,
+        max(0, len(recorded) - 1),
+    )
+
+
+async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], Snapshot | None]:
+    """Return what earlier attempts have left, and the snapshot that the run began with."""
     async with db.connection() as conn:
-        snapshot = await snapshots.latest(conn, claim.agent_id)
-    work: dict[str, Any] = snapshot.state["work"] if snapshot else {}
+        recorded = await journals.read(conn, claim.id) if claim.attempt > 1 else []
+        version = _Context.of(recorded[0]).state if recorded else None
+        if recorded and version is None:
+            return recorded, None
+        if version is not None:
+            try:
+                return recorded, await snapshots.get(conn, claim.agent_id, version)
+            except SnapshotNotFound:  # only tools that are still to come read it
+                log.warning("task.state_gone", version=version, instead="the latest one")
+        return recorded, await snapshots.latest(conn, claim.agent_id)
+
+
+def _request(claim: Claim, prepared: Prepared, state: State) -> RunRequest:
     return RunRequest(
         spec=prepared.spec,
         model=prepared.model,
-        messages=await _history(db, claim, prepared.spec.history.messages),
         input=input_text(claim.payload, claim.task_type),
         tools=prepared.tools,
         ctx=ToolContext(
-            state=State(work),
+            state=state,
             agent=prepared.spec.name,
             task_id=claim.id,
             session_id=claim.session_id,
@@ -47,11 +138,15 @@ async def request(db: Database, claim: Claim, prepared: Prepared) -> RunRequest:
     )
 
 
-async def _history(db: Database, claim: Claim, limit: int) -> tuple[ChatMessage, ...]:
+async def _history(db: Database, claim: Claim, limit: int, earlier: _Context | None) -> list[Message]:
     if claim.session_id is None or claim.user_id is None or not limit:
-        return ()
+        return []
+    until = (earlier.last_message or 0) if earlier else None
     async with tenant(db, claim.user_id) as door:
-        found = await sessions.messages(door, claim.session_id, limit=limit)
+        return await sessions.messages(door, claim.session_id, limit=limit, until=until)
+
+
+def _shown(found: Sequence[Message]) -> tuple[ChatMessage, ...]:
     messages = [ChatMessage("user" if each.role == "user" else "assistant", each.content) for each in found]
     # The window may cut a turn in two, and some providers refuse a conversation that opens with an answer.
     return tuple(messages[next((at for at, each in enumerate(messages) if each.role == "user"), len(messages)) :])
@@ -65,8 +160,19 @@ def input_text(payload: object, task_type: str | None) -> str:
     return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, indent=2)
 
 
-def finish(claim: Claim, run: RunRequest, outcome: RunOutcome) -> Finish:
-    """Return what is written for a run that came to an outcome."""
+def finish(claim: Claim, begun: Begun, outcome: RunOutcome) -> Finish:
+    """Return what is written for a run that came to an outcome: its result, and with it the last step of its journal."""
+    written = _finish(claim, begun.request, outcome)
+    return replace(written, steps=[_without_copy(step, outcome) for step in begun.journal.unwritten])
+
+
+def _without_copy(step: Step, outcome: RunOutcome) -> Step:
+    """Return a step whose text is left to the task's result, where it stands anyway."""
+    same = outcome.status is RunStatus.COMPLETED and step.output == {"text": outcome.output}
+    return replace(step, output={"in_result": True}) if same and step.kind == Kind.MODEL else step
+
+
+def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome) -> Finish:
     usage = {"input_tokens": outcome.usage.input_tokens, "output_tokens": outcome.usage.output_tokens}
     facts = {"usage": usage, "steps": outcome.steps}
     tokens = sum(usage.values())

@@ -18,11 +18,14 @@ from cirkelline.agents.run import run as run_agent
 from cirkelline.runtime import invoking
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.patience import first_line, until_answered
+from cirkelline.runtime.recording import Recording
 from cirkelline.runtime.registry import Prepared, Registry, Unservable
 from cirkelline.runtime.streaming import Telling
 from cirkelline.state import claims
 from cirkelline.state.claims import Claim, Finish, Finished
 from cirkelline.state.connection import Database
+from cirkelline.state.journal import Fence
+from cirkelline.state.transactions import ToolConnections
 from cirkelline.tools.execution import Executor
 
 log = structlog.get_logger(__name__)
@@ -48,6 +51,7 @@ class Runner:
     model_pool: ModelPool
     executor: Executor
     finishing: Finishing
+    connections: ToolConnections
 
     async def run(self, run: Run) -> None:
         """Run a claimed task to its end and write it; raises nothing but cancellation."""
@@ -88,11 +92,16 @@ class Runner:
     async def _invoke(self, run: Run, prepared: Prepared, emit: events.Emit) -> Finish:
         claim = run.claim
         log.info("task.started", type=claim.task_type, attempt=claim.attempt, definition=prepared.version)
-        request = await until_answered(lambda: invoking.request(self.db, claim, prepared), "run")
-        outcome = await run_agent(
-            request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
+        recording = Recording(
+            self.db, self.connections, Fence(run.owner, claim.id, claim.attempt), user_id=claim.user_id
         )
-        return invoking.finish(claim, request, outcome)
+        begun = await until_answered(lambda: invoking.begin(self.db, claim, prepared, recording), "run")
+        if begun.resumed:
+            log.info("task.resumed", steps=begun.resumed)
+        outcome = await run_agent(
+            begun.request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
+        )
+        return invoking.finish(claim, begun, outcome)
 
     async def _give_back(self, run: Run, reason: str) -> None:
         self.registry.hold_back(run.claim.agent_id, reason)

@@ -26,6 +26,7 @@ from cirkelline.runtime.running import Run, Runner
 from cirkelline.state import claims, wakeups, workers
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
+from cirkelline.state.transactions import ToolConnections
 from cirkelline.state.workers import Beat
 from cirkelline.tools.execution import Executor
 
@@ -66,7 +67,8 @@ class Worker:
         self._session = session
         self._drain = drain
         self._finishing = Finishing(db, state_limit=settings.state_limit)
-        self._runner = Runner(db, registry, model_pool, executor, self._finishing)
+        self._connections = ToolConnections(db, role=settings.tool_role)
+        self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections)
         self._runs: set[Run] = set()
         self._waiting = False
         self._unsure = False
@@ -89,6 +91,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         await self._registry.refresh(again=True)
         await self._register()
+        await self._stack.enter_async_context(self._connections)
         await self._stack.enter_async_context(self._finishing)
         loop = asyncio.get_running_loop()
 

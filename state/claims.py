@@ -9,8 +9,9 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from cirkelline.state import jsonb
+from cirkelline.state import journal, jsonb
 from cirkelline.state.connection import Conn
+from cirkelline.state.journal import Step
 
 DEATHS_ALLOWED: Final = 5
 
@@ -33,7 +34,8 @@ class Claim:
 class Finish:
     """How a run ended. `operations` are the JSON operations on the agent's state, kept only when it completed.
 
-    `result` is `{"output": …}` or `{"error": {"type", "message"}}`; `messages` go to the task's session.
+    `result` is `{"output": …}` or `{"error": {"type", "message"}}`; `messages` go to the task's session, and `steps` to
+    its journal.
     """
 
     task_id: UUID
@@ -44,9 +46,11 @@ class Finish:
     tokens: int = 0
     operations: Sequence[Any] = ()
     messages: Sequence[tuple[str, str]] = field(default=())
+    steps: Sequence[Step] = field(default=())
 
     def as_json(self) -> str:
         """Return the run as `runtime.finish_tasks` reads it. Raises: TypeError, ValueError for what is not JSON."""
+        steps = {"steps": [journal.as_json(step) for step in self.steps]} if self.steps else {}
         return jsonb.dumps(
             {
                 "task": str(self.task_id),
@@ -57,6 +61,7 @@ class Finish:
                 "tokens": self.tokens,
                 "operations": list(self.operations),
                 "messages": [{"role": role, "content": content} for role, content in self.messages],
+                **steps,
             }
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -41,13 +41,13 @@ class Written(StrEnum):
 class Step:
     """One step, keyed by (position, call). `output` is None while it is begun and not known to have ended.
 
-    `format` says how `input_hash` was made and `output` is written; `operations` are a tool's on its agent's state.
+    `kind` is one of `Kind`; `format` says how `input_hash` was made and `output` is written; `operations` are a tool's on its agent's state.
     `attempt` and `begun` are set by the database.
     """
 
     position: int
     call: int
-    kind: Literal["context", "model", "tool"]
+    kind: str
     name: str
     format: int
     input_hash: bytes | None = None

@@ -101,15 +101,22 @@ WINDOW: Final = """
 SELECT position, role, content, task_id, created FROM (
     SELECT position, role, content, task_id, created FROM runtime.messages
      WHERE session_id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid
+       AND (%(until)s::bigint IS NULL OR position <= %(until)s)
      ORDER BY position DESC LIMIT %(limit)s::bigint
 ) newest ORDER BY position
 """
 
 
-async def messages(tenant: Tenant, session_id: UUID, *, limit: int | None = None) -> list[Message]:
-    """Return the last `limit` messages of this user's session (all of them by default), oldest first."""
+async def messages(
+    tenant: Tenant, session_id: UUID, *, limit: int | None = None, until: int | None = None
+) -> list[Message]:
+    """Return the last `limit` messages of this user's session (all of them by default), oldest first.
+
+    With `until`, nothing after that position.
+    """
     async with tenant.conn.cursor(row_factory=class_row(Message)) as cursor:
-        await cursor.execute(WINDOW, {"session_id": session_id, "user_id": tenant.user_id, "limit": limit})
+        parameters = {"session_id": session_id, "user_id": tenant.user_id, "limit": limit, "until": until}
+        await cursor.execute(WINDOW, parameters)
         return await cursor.fetchall()
 
 

@@ -234,21 +234,33 @@ async def cancel(conn: Conn, task_id: UUID) -> str:
     return str(row[0])
 
 
+# What the journal holds was made with the definition the task began with. A step that ended the run is done again.
 RETRY: Final = """
-UPDATE runtime.tasks
-   SET status = 'pending', result = NULL, error = NULL, completed_at = NULL, finished_at = NULL, deaths = 0,
-       definition_version = NULL, state_version = NULL
- WHERE id = %(id)s::uuid AND status IN ('failed', 'cancelled') AND adopted IS NOT TRUE
-RETURNING id
+WITH retried AS (
+    UPDATE runtime.tasks t
+       SET status = 'pending', result = NULL, error = NULL, completed_at = NULL, finished_at = NULL, deaths = 0,
+           state_version = NULL,
+           definition_version = CASE WHEN NOT %(from_start)s::boolean AND EXISTS (
+               SELECT FROM runtime.journal j WHERE j.task_id = t.id) THEN t.definition_version END
+     WHERE t.id = %(id)s::uuid AND t.status IN ('failed', 'cancelled') AND t.adopted IS NOT TRUE
+    RETURNING t.id
+), forgotten AS (
+    DELETE FROM runtime.journal j USING retried
+     WHERE j.task_id = retried.id AND (%(from_start)s OR j.output ? 'end')
+)
+SELECT id FROM retried
 """
 
 
-async def retry(conn: Conn, task_id: UUID) -> None:
-    """Put a failed or cancelled task back in line, to run with its agent's current definition.
+async def retry(conn: Conn, task_id: UUID, *, from_start: bool = False) -> None:
+    """Put a failed or cancelled task back in line: it goes on after its last recorded step, as its definition was then.
+
+    With `from_start`, or where there is no step, it begins again with its agent's current definition; tools that had
+    run are then run again.
 
     Raises: TaskNotFound, TaskNotRetryable.
     """
-    if await (await conn.execute(RETRY, {"id": task_id})).fetchone() is None:
+    if await (await conn.execute(RETRY, {"id": task_id, "from_start": from_start})).fetchone() is None:
         task = await get(conn, task_id)
         held = " and was here before cirkelline (`cirkelline db adopt`)" if task.adopted else ""
         raise TaskNotRetryable(f"task {task_id} is {task.status}{held}: only failed and cancelled tasks can be retried")

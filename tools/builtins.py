@@ -29,7 +29,7 @@ class NoteError(CirkellineError):
     """A note that is not there, or for which there is no room."""
 
 
-@tool
+@tool(effects="read")
 def calculate(expression: str) -> str:
     """Calculate an arithmetic expression exactly, in decimals. Use it for every sum instead of guessing.
 
@@ -41,7 +41,7 @@ def calculate(expression: str) -> str:
     return calculation.value(expression)
 
 
-@tool
+@tool(effects="read")
 def current_time(ctx: ToolContext, time_zone: str = "UTC") -> str:  # noqa: D417 (the model does not give ctx)
     """Tell the date, the time and the day of the week.
 
@@ -52,7 +52,8 @@ def current_time(ctx: ToolContext, time_zone: str = "UTC") -> str:  # noqa: D417
     return f"{now:%A} {now.isoformat(timespec='seconds')} ({time_zone})"
 
 
-@tool
+# What a call does to ctx.state is kept with the record of its end, so one that was cut off has done nothing.
+@tool(effects="idempotent")
 def note(ctx: ToolContext, key: Key, text: str) -> str:  # noqa: D417 (the model does not give ctx)
     """Keep a short note for later tasks, replacing the note of the same key.
 
@@ -72,13 +73,13 @@ def note(ctx: ToolContext, key: Key, text: str) -> str:  # noqa: D417 (the model
     return f"noted {key!r}"
 
 
-@tool
+@tool(effects="read")
 def read_notes(ctx: ToolContext) -> dict[str, str] | str:
     """Read every note that this agent keeps. Notes are shared by all users of the agent."""
     return _notes(ctx) or "there are no notes"
 
 
-@tool
+@tool(effects="idempotent")
 def forget_note(ctx: ToolContext, key: Key) -> str:  # noqa: D417 (the model does not give ctx)
     """Delete one note, for all users of this agent.
 

@@ -8,14 +8,17 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from types import FunctionType, SimpleNamespace
-from typing import Any, Final, TypeGuard, TypeVar, overload
+from typing import Any, Final, Literal, TypeGuard, TypeVar, overload
 from uuid import UUID
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from cirkelline.configs import durations, wording
+from cirkelline.configs import effects as words
+from cirkelline.configs.effects import Effects, OnUnknown
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.tools import arguments as tool_arguments
 from cirkelline.tools import docstrings
@@ -24,7 +27,10 @@ from cirkelline.tools.state import State
 
 __all__ = [
     "ArgumentsInvalid",
+    "Effects",
     "EndRun",
+    "NoConnection",
+    "OnUnknown",
     "Tool",
     "ToolContext",
     "ToolDefinitionError",
@@ -48,6 +54,10 @@ class EndRun(CirkellineError):
     """Raised by a tool to end the run as failed with this message; every other exception goes back to the model."""
 
 
+class NoConnection(CirkellineError):
+    """A tool asked for a connection that its run does not lend it."""
+
+
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -57,6 +67,8 @@ class ToolContext:
     """What a tool that has a parameter `ctx: ToolContext` is given; the model neither sees nor fills it.
 
     `state` is kept for the agent and shared by all its users: nothing personal belongs there. `attempt` counts from 1.
+    `idempotency_key` belongs to this one call and stays the same when the call is made again after a crash: hand it to
+    the service that is called, so that it does the work once.
     """
 
     state: State
@@ -65,6 +77,8 @@ class ToolContext:
     session_id: UUID | None = None
     user_id: UUID | None = None
     attempt: int = 1
+    idempotency_key: str = ""
+    lent: Any = field(default=None, repr=False)
     log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
     clock: Callable[[], datetime] = field(default=_utc_now, repr=False)
 
@@ -72,10 +86,26 @@ class ToolContext:
         """Return the time, with its zone; ask here and not the operating system, so that a run can be replayed."""
         return self.clock()
 
+    @property
+    def connection(self) -> Any:
+        """The psycopg connection of a `transactional` tool, inside its transaction: async in an async tool, else plain.
+
+        The transaction is committed with the record that the tool ended; a tool that raises has done nothing. Raises:
+        NoConnection.
+        """
+        if self.lent is None:
+            raise NoConnection(
+                'ctx.connection is there for tools marked @tool(effects="transactional"), in a task that a worker runs'
+            )
+        return self.lent
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One function an agent can call; `parameters` is a plain JSON Schema object, `timeout` is in seconds."""
+    """One function an agent can call; `parameters` is a plain JSON Schema object, `timeout` is in seconds.
+
+    `effects` and `on_unknown` are what holds, `transactional` whether the code works through `ctx.connection`.
+    """
 
     name: str
     description: str
@@ -85,13 +115,36 @@ class Tool:
     is_async: bool
     wants_context: bool
     arguments: Arguments = field(repr=False)
+    effects: Effects = words.DEFAULT
+    on_unknown: OnUnknown = words.DEFAULT_ON_UNKNOWN
+    transactional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What `@tool(…)` was given, as it was given."""
+
+    name: str | None = None
+    description: str | None = None
+    timeout: str | float | None = None
+    effects: str | None = None
+    on_unknown: str | None = None
+
+
+EffectsWord = Literal["read", "idempotent", "transactional", "once"]
+OnUnknownWord = Literal["ask", "retry", "fail"]
 
 
 @overload
 def tool(function: Function, /) -> Function: ...
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, timeout: str | float | None = None
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: str | float | None = None,
+    effects: EffectsWord | None = None,
+    on_unknown: OnUnknownWord | None = None,
 ) -> Callable[[Function], Function]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -100,14 +153,20 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: str | float | None = None,
+    effects: EffectsWord | None = None,
+    on_unknown: OnUnknownWord | None = None,
 ) -> Callable[..., Any]:
     """Mark a function as a tool; it stays an ordinary function, to be called and tested as before.
 
-    `timeout` is a duration ("30s") or seconds. Raises ToolDefinitionError when the function cannot be a tool.
+    `timeout` is a duration ("30s") or seconds. `effects` says what a second execution would do, and so what happens to a
+    call that was running when the process died: `read` and `idempotent` run again, `transactional` (all its work is SQL
+    through `ctx.connection`) happens exactly once, `once` (the default) does not run again, and `on_unknown` says what
+    happens instead. Raises ToolDefinitionError when the function cannot be a tool.
     """
+    said = _Said(name=name, description=description, timeout=timeout, effects=effects, on_unknown=on_unknown)
 
     def mark(function: Function) -> Function:
-        setattr(function, _MARK, _build(function, name, description, timeout))
+        setattr(function, _MARK, _build(function, said))
         return function
 
     return mark if function is None else mark(function)
@@ -116,7 +175,7 @@ def tool(
 def tool_from_function(function: Callable[..., Any]) -> Tool:
     """Return the tool that a function is, marked or not; ToolDefinitionError says why it cannot be one."""
     found = marked(function)
-    return found if found is not None else _build(function, None, None, None)
+    return found if found is not None else _build(function, _Said())
 
 
 def marked(function: object) -> Tool | None:
@@ -137,23 +196,24 @@ def validate(tool: Tool, arguments: object) -> dict[str, Any]:
     return tool.arguments.validate(arguments)
 
 
-def _build(function: object, name: str | None, description: str | None, timeout: str | float | None) -> Tool:
+def _build(function: object, said: _Said) -> Tool:
     _refuse_other_than_functions(function)
     assert _is_function(function)  # noqa: S101 (told to the type checkers; refused with a sentence above)
     try:
-        called = _checked_name(name or function.__name__)
+        called = _checked_name(said.name or function.__name__)
         described = docstrings.describe(function.__doc__)
         signature = inspect.signature(function).parameters
         arguments = tool_arguments.build(called, _parameters(function, signature, described.arguments))
         return Tool(
             name=called,
-            description=description or described.text or called.replace("_", " "),
+            description=said.description or described.text or called.replace("_", " "),
             parameters=arguments.schema,
-            timeout=_seconds(timeout),
+            timeout=_seconds(said.timeout),
             function=function,
             is_async=inspect.iscoroutinefunction(function),
             wants_context="ctx" in signature,
             arguments=arguments,
+            **_effects(said, wants_context="ctx" in signature),
         )
     except (_Refused, tool_arguments.TypeUnusable) as refused:
         code = function.__code__
@@ -198,6 +258,25 @@ def _seconds(timeout: str | float | None) -> float | None:
     if timeout is not None and not (seconds and 0 < seconds < float("inf")):
         raise _Refused(f"the timeout {timeout!r} is not a duration; write {durations.EXAMPLES}")
     return seconds
+
+
+def _effects(said: _Said, *, wants_context: bool) -> dict[str, Any]:
+    effects = Effects(_word("effects", said.effects, Effects, words.DEFAULT))
+    on_unknown = OnUnknown(_word("on_unknown", said.on_unknown, OnUnknown, words.DEFAULT_ON_UNKNOWN))
+    if said.on_unknown is not None and effects is not Effects.ONCE:
+        raise _Refused(f"on_unknown is for effects='once', and this one is {effects.value!r}; remove on_unknown")
+    if effects is Effects.TRANSACTIONAL and not wants_context:
+        raise _Refused("effects='transactional' is for tools that work through ctx.connection; take ctx: ToolContext")
+    return {"effects": effects, "on_unknown": on_unknown, "transactional": effects is Effects.TRANSACTIONAL}
+
+
+def _word(what: str, given: object, choices: type[StrEnum], default: StrEnum) -> str:
+    known = [choice.value for choice in choices]
+    if given is None:
+        return default.value
+    if given not in known:
+        raise _Refused(f"{what} is one of {wording.listed(known, 'or')}, not {given!r}")
+    return str(given)
 
 
 def _parameters(

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -22,6 +22,7 @@ from cirkelline.configs import durations
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.tools import contract, failures
 from cirkelline.tools.contract import EndRun, Tool, ToolContext
+from cirkelline.tools.state import Placed
 
 THREADS: Final = 32
 RESULT_LIMIT: Final = 32 * 1024  # bytes of UTF-8; a model reads a page, not a database
@@ -40,11 +41,16 @@ class ResultUnusable(CirkellineError):
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What goes back to the model: the result, or with `error` what went wrong; `ms` is the time it took."""
+    """What goes back to the model: the result, or with `error` what went wrong; `ms` is the time it took.
+
+    `operations` is what the call did to `ctx.state`; `failure` is what was raised, for whoever may try again.
+    """
 
     text: str
     error: bool
     ms: int
+    operations: tuple[Placed, ...] = field(default=(), compare=False, repr=False)
+    failure: Exception | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +107,18 @@ class Executor:
         """
         began = time.perf_counter()
         state = ctx.state.view()
+        failed: Exception | None = None
         try:
-            text, error = await self._run(tool, arguments, replace(ctx, state=state)), False
+            text = await self._run(tool, arguments, replace(ctx, state=state))
         except Exception as failure:  # the boundary to anybody's code: what it raises goes back to the model
             if end := _ending(failure):
                 raise EndRun(failures.masked(str(end))) from failure
-            text, error = failures.told(failure), True
+            text, failed = failures.told(failure), failure
             log.info("tool.failed", tool=tool.name, error=text, agent=ctx.agent, task_id=str(ctx.task_id))
         finally:
             state.close(f"the call of {tool.name} is over")
-        return ToolResult(_fitting(text, self._result_limit), error, round((time.perf_counter() - began) * 1000))
+        ms = round((time.perf_counter() - began) * 1000)
+        return ToolResult(_fitting(text, self._result_limit), failed is not None, ms, tuple(state.own), failed)
 
     async def _run(self, tool: Tool, arguments: object, ctx: ToolContext) -> str:
         given = contract.validate(tool, arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import Collection, ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict, TypeGuard, cast
 
@@ -29,12 +29,26 @@ class Operation(TypedDict):
     value: Any
 
 
+class Placed(Operation):
+    """An operation with its place among all of the run: what calls that ran at the same time did stays in that order."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    by: object
+    operation: Placed
+
+
 @dataclass(slots=True)
 class _Ledger:
     """The one copy of the work and its operations that every view of a run's state shares."""
 
+    base: Mapping[str, Any]
     work: dict[str, Any]
-    operations: list[Operation] = field(default_factory=list[Operation])
+    entries: list[_Entry] = field(default_factory=list[_Entry])
+    next: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -52,14 +66,38 @@ class State(MutableMapping[str, Any]):
     __slots__ = ("_closed", "_ledger")
 
     def __init__(self, work: Mapping[str, Any] | None = None) -> None:
-        self._ledger = _Ledger(copy.deepcopy(dict(work or {})))
+        base = copy.deepcopy(dict(work or {}))
+        self._ledger = _Ledger(base, copy.deepcopy(base))
         self._closed: str | None = None
 
     @property
     def operations(self) -> list[Operation]:
         """Return a copy of what was done so far, by all views, in the order it was done."""
         with self._ledger.lock:
-            return copy.deepcopy(self._ledger.operations)
+            return [_plain(entry.operation) for entry in self._ledger.entries]
+
+    @property
+    def own(self) -> list[Placed]:
+        """Return a copy of what was done through this very view, each with its place among all."""
+        with self._ledger.lock:
+            return [copy.deepcopy(entry.operation) for entry in self._ledger.entries if entry.by is self]
+
+    def replay(self, operations: Iterable[Placed]) -> None:
+        """Do again what an earlier attempt did, in its order; what does not fit the work any more is only recorded."""
+        with self._ledger.lock:
+            for operation in sorted(operations, key=lambda each: each["at"]):
+                self._ledger.entries.append(_Entry(None, copy.deepcopy(operation)))
+                self._ledger.next = max(self._ledger.next, operation["at"] + 1)
+                _apply(self._ledger.work, operation)
+
+    def discard(self, places: Collection[int]) -> None:
+        """Take back the operations at these places, as if they had never been."""
+        with self._ledger.lock:
+            ledger = self._ledger
+            ledger.entries = [entry for entry in ledger.entries if entry.operation["at"] not in places]
+            ledger.work = copy.deepcopy(dict(ledger.base))
+            for entry in ledger.entries:
+                _apply(ledger.work, entry.operation)
 
     def view(self) -> State:
         """Return another door to the same work and operations, which can be closed by itself."""
@@ -102,7 +140,7 @@ class State(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         with self._ledger.lock:
-            return f"State({self._ledger.work!r}, {len(self._ledger.operations)} operations)"
+            return f"State({self._ledger.work!r}, {len(self._ledger.entries)} operations)"
 
     def increment(self, key: str, by: float = 1) -> int | float:
         """Add `by` to the number at `key` (0 when absent) and return what this run now sees there.
@@ -180,7 +218,33 @@ class State(MutableMapping[str, Any]):
         if self._closed is not None:
             raise StateError(f"cannot write {_place(key)}: {self._closed}")
         # A copy of its own: the value in `work` may be read while operations are being stored.
-        self._ledger.operations.append({"op": op, "key": key, "value": copy.deepcopy(value)})
+        placed: Placed = {"op": op, "key": key, "value": copy.deepcopy(value), "at": self._ledger.next}
+        self._ledger.entries.append(_Entry(self, placed))
+        self._ledger.next += 1
+
+
+def _plain(operation: Placed) -> Operation:
+    return {"op": operation["op"], "key": operation["key"], "value": copy.deepcopy(operation["value"])}
+
+
+def _apply(work: dict[str, Any], operation: Operation) -> None:
+    key, value = operation["key"], copy.deepcopy(operation["value"])
+    there = work.get(key)
+    match operation["op"]:
+        case "set":
+            work[key] = value
+        case "remove":
+            work.pop(key, None)
+        case "increment" if there is None or _is_number(there):
+            work[key] = (there or 0) + value
+        case "append" if there is None or isinstance(there, list):
+            work[key] = [*_items(there), value]
+        case _:
+            pass
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if value is not None else []
 
 
 def _plain_key(key: object) -> str:

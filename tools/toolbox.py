@@ -13,7 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from cirkelline.configs import effects as words
 from cirkelline.configs import names, wording
+from cirkelline.configs.effects import Effects
 from cirkelline.configs.errors import UsageError
 from cirkelline.configs.schema import ToolSpec
 from cirkelline.tools import builtins, contract, failures
@@ -25,6 +27,10 @@ LONGEST: Final = 200  # characters of module:function; no file system holds much
 
 class ToolNotFound(UsageError):
     """This worker has no such tool, or may not call it; the sentence says why and what to write instead."""
+
+
+class EffectsRefused(ToolNotFound):
+    """A definition says less of a tool's effects than its code does: only the author of the code can know that."""
 
 
 class Toolbox:
@@ -47,7 +53,7 @@ class Toolbox:
         """
         with self._lock:
             found = self._function(spec.python) if spec.python is not None else self._builtin(spec.name or "")
-        return found if spec.timeout is None else replace(found, timeout=spec.timeout)
+        return _as_defined(found, spec)
 
     def available(self) -> list[str]:
         """Return the built-ins' names, then every `module:function` of the folder; nothing is imported."""
@@ -124,6 +130,30 @@ class Toolbox:
             f"tool {label!r} is refused: {name!r} is only imported there, from {origin!r}; "
             f"write a function in {_place(module)} that calls it"
         )
+
+
+def _as_defined(tool: Tool, spec: ToolSpec) -> Tool:
+    """Return a tool with what its definition adds: another timeout, stricter effects."""
+    effects = spec.effects or tool.effects
+    if not words.may_become(tool.effects, effects):
+        code = "cannot be made transactional here, its code has to work through ctx.connection"
+        laxer = f"is {tool.effects.value!r} by its code, and {effects.value!r} would be laxer"
+        raise EffectsRefused(
+            f"tool {spec.label!r} {code if effects is Effects.TRANSACTIONAL else laxer}: "
+            'remove effects here, or change it in @tool(effects="…")'
+        )
+    on_unknown = spec.on_unknown or tool.on_unknown
+    if spec.on_unknown is not None and effects is not Effects.ONCE:
+        raise EffectsRefused(
+            f"tool {spec.label!r}: on_unknown is for effects: once, and this one is {effects.value}: remove on_unknown"
+        )
+    if tool.effects is Effects.ONCE and not words.may_decide(tool.on_unknown, on_unknown):
+        raise EffectsRefused(
+            f"tool {spec.label!r} says on_unknown={tool.on_unknown.value!r} in its code, and {on_unknown.value!r} would be "
+            'laxer: remove on_unknown here, or change it in @tool(on_unknown="…")'
+        )
+    timeout = tool.timeout if spec.timeout is None else spec.timeout
+    return replace(tool, timeout=timeout, effects=effects, on_unknown=on_unknown)
 
 
 def _is_written_in(module: ModuleType, value: object) -> bool:

@@ -214,7 +214,8 @@ BEGIN
                      CROSS JOIN LATERAL (
                           SELECT * FROM runtime.line l WHERE l.agent_id = listed.agent_id AND l.has_turn
                            ORDER BY l.priority DESC, l.sequence
-                           LIMIT coalesce(greatest(room.places, 0), greatest(wanted, 2000 / cardinality(agents)))) l
+                           LIMIT CASE WHEN room.capped THEN greatest(room.places, 0)
+                                       ELSE greatest(wanted, 2000 / cardinality(agents)) END) l
                      ORDER BY l.priority DESC, l.sequence) c;
         END IF;
         fitting := CASE WHEN limited THEN runtime.within_caps(ids, owners, sessions) ELSE ids END;
@@ -256,7 +257,8 @@ END
 $$;
 
 -- Finish claimed tasks: result, status, snapshot and messages, all or nothing. `runs` is an array of
--- {"task", "attempt", "status", "result", "error", "tokens", "operations": […], "messages": [{"role", "content"}]}.
+-- {"task", "attempt", "status", "result", "error", "tokens", "operations": […], "messages": [{"role", "content"}],
+-- "steps": […]}, the last being what the journal does not hold yet.
 -- Fenced by (worker, attempt): what is no longer claimed by this worker is left out of the answer and unchanged.
 CREATE OR REPLACE FUNCTION runtime.finish_tasks(finisher UUID, runs JSONB, state_limit INTEGER)
 RETURNS TABLE (id UUID, status TEXT, state_version INTEGER, error TEXT)
@@ -319,6 +321,13 @@ BEGIN
           FROM (SELECT e.agent_id, max(e.version) AS version FROM ended e WHERE e.version IS NOT NULL
                  GROUP BY e.agent_id) newest
          WHERE h.agent_id = newest.agent_id AND h.agent_id = ANY (ARRAY(SELECT e.agent_id FROM ended e))
+    ), journaled AS (
+        INSERT INTO runtime.journal (task_id, position, call, attempt, ms, begun, input_tokens, output_tokens, format,
+                                     error, kind, name, input_hash, output, operations, citations, cost)
+        SELECT step.* FROM ended e
+         CROSS JOIN LATERAL runtime.journal_rows(e.task_id, (e.item ->> 'attempt')::integer, e.item -> 'steps') step
+         WHERE e.item ? 'steps' AND e.fold ->> 'problem' IS NULL
+            ON CONFLICT DO NOTHING
     ), spoken AS (
         INSERT INTO runtime.messages (session_id, task_id, user_id, role, content)
         SELECT e.session_id, e.task_id, e.user_id, said.message ->> 'role', said.message ->> 'content'
@@ -392,7 +401,13 @@ BEGIN
 
     FOREACH dead IN ARRAY dead_workers LOOP
         held := ARRAY(SELECT c.task_id FROM runtime.claims c WHERE c.worker = dead);
-        UPDATE runtime.tasks t SET deaths = coalesce(t.deaths, 0) + 1 WHERE t.id = ANY (held) AND t.status = 'running';
+        -- A worker that got one step further than those before it has not died in vain.
+        UPDATE runtime.tasks t
+           SET deaths = 1 + CASE WHEN EXISTS (
+                   SELECT FROM runtime.journal j
+                    WHERE j.task_id = t.id AND j.attempt = t.attempt AND j.output IS NOT NULL)
+               THEN 0 ELSE coalesce(t.deaths, 0) END
+         WHERE t.id = ANY (held) AND t.status = 'running';
         SELECT jsonb_agg(jsonb_build_object(
                    'task', t.id, 'attempt', c.attempt, 'status', 'failed', 'operations', '[]'::jsonb,
                    'messages', '[]'::jsonb, 'error', format('its worker died %s times', t.deaths),

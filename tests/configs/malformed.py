@@ -118,7 +118,9 @@ KEYS: Final = [
     _third_line("schedules", "schedules: []", "schedules is not supported yet"),
     _third_line("token limits", "limits: {tokens: 50_000}", "limits.tokens is not supported yet", 10),
     _third_line("summarized history", "history: {summarize: true}", "history.summarize is not supported yet", 11),
-    _third_line("effects", 'tools: [{python: "a:b", effects: once}]', "tools[0].effects is not supported yet", 25),
+    _third_line("effects", 'tools: [{python: "a:b", effects: one}]', "read, idempotent, transactional or once", 34),
+    _third_line("a yes/no word for effects", 'tools: [{python: "a:b", effects: yes}]', "tools[0].effects must be", 34),
+    _third_line("a decision", 'tools: [{python: "a:b", on_unknown: skip}]', "must be retry, ask or fail", 37),
     _third_line("approval", 'tools: [{python: "a:b", approval: true}]', "tools[0].approval is not supported yet", 25),
     _third_line("another format", "version: 2", "version must be 1", 10),
 ]

@@ -42,7 +42,11 @@ _tool = st.one_of(
     st.builds(
         lambda module, timeout: {"python": f"{module}:run", **timeout},
         st.sampled_from(["a", "b.c", "d_1"]),
-        _mapping(timeout=_timeout),
+        _mapping(
+            timeout=_timeout,
+            effects=st.sampled_from(["read", "idempotent", "transactional", "once"]),
+            on_unknown=st.sampled_from(["ask", "retry", "fail"]),
+        ),
     ),
 )
 _definition = st.fixed_dictionaries(
@@ -152,6 +156,9 @@ CHANGES = [
     "tools: [note, calculate]",
     "tools: [calculate, note]",
     "tools: [{name: note, timeout: 1s}]",
+    "tools: [{name: note, effects: once}]",
+    "tools: [{name: note, effects: idempotent}]",
+    "tools: [{name: note, on_unknown: fail}]",
     "tools: [{python: 'a:note'}]",
     "history: {messages: 0}",
     "history: {messages: 21}",
@@ -172,7 +179,7 @@ def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
     specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.HistorySpec, schema.LimitsSpec)
     count = sum(len(each.model_fields) for each in specs)
-    assert count == 9 + 6 + 3 + 1 + 3, "a new field needs its line in CHANGES"
+    assert count == 9 + 6 + 5 + 1 + 3, "a new field needs its line in CHANGES"
 
 
 def test_the_hash_of_a_definition_never_changes_between_releases() -> None:

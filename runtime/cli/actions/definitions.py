@@ -8,18 +8,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cirkelline.agents import models
+from cirkelline.configs import effects as words
 from cirkelline.configs import json_schema, loading
+from cirkelline.configs.effects import Effects
 from cirkelline.configs.errors import UsageError
 from cirkelline.configs.loading import Loaded, Problem
 from cirkelline.configs.schema import ModelSpec
 from cirkelline.runtime import applying, composition
 from cirkelline.runtime.applying import Action, Applied, Plan, PlanItem
 from cirkelline.runtime.cli import console, display, failures, opening
-from cirkelline.runtime.cli.answers import Answer, Block, Text, Tone
+from cirkelline.runtime.cli.answers import Answer, Block, Table, Text, Tone
+from cirkelline.tools.contract import Tool
 from cirkelline.tools.toolbox import Toolbox
+
+_CRASH: Final = ("agent", "tool", "effects", "after a crash")
 
 
 class NoDefinitions(UsageError):
@@ -36,18 +41,47 @@ class Options:
 
 async def validate(paths: Sequence[Path], tools: Path | None) -> Answer:
     """Check files and folders without a database; every problem of every file goes to stderr, one line each."""
-    loaded = await _checked(_chosen(paths), tools)
+    chosen = _chosen(paths)
+    loaded = await _checked(chosen, tools)
+    used = {} if loaded.problems else await asyncio.to_thread(_tools, loaded, _toolbox(chosen, tools))
     names = [definition.spec.name for definition in loaded.definitions]
     document = {
         "valid": not loaded.problems,
-        "agents": [{"name": each.spec.name, "file": each.path, "line": each.line} for each in loaded.definitions],
+        "agents": [
+            {
+                "name": each.spec.name,
+                "file": each.path,
+                "line": each.line,
+                "tools": [_tool(tool) for tool in used.get(each.spec.name, ())],
+            }
+            for each in loaded.definitions
+        ],
         "problems": _problems(loaded.problems),
     }
     if loaded.problems:
         return _refused(loaded.problems, document, "")
     files = len({definition.path for definition in loaded.definitions})
     summary = f"{display.count(len(names), 'agent')} in {display.count(files, 'file')}, all valid: {', '.join(names)}"
-    return Answer(document, [Text(summary)])
+    rows = [
+        (name, tool.name, tool.effects.value, words.after_a_crash(tool.effects, tool.on_unknown))
+        for name, tools_of_one in used.items()
+        for tool in tools_of_one
+    ]
+    table = [Text("A tool that was running when its process died:", apart=True), Table(_CRASH, rows, "")]
+    return Answer(document, [Text(summary), *(table if rows else ())])
+
+
+def _tools(loaded: Loaded, toolbox: Toolbox) -> dict[str, list[Tool]]:
+    return {each.spec.name: [toolbox.resolve(tool) for tool in each.spec.tools] for each in loaded.definitions}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    return {
+        "name": tool.name,
+        "effects": tool.effects.value,
+        "on_unknown": tool.on_unknown.value if tool.effects is Effects.ONCE else None,
+        "after_a_crash": words.after_a_crash(tool.effects, tool.on_unknown),
+    }
 
 
 async def apply(paths: Sequence[Path], tools: Path | None, options: Options) -> Answer:
@@ -76,12 +110,15 @@ def _chosen(paths: Sequence[Path]) -> list[Path]:
 
 
 async def _checked(paths: Sequence[Path], tools: Path | None) -> Loaded:
-    settings = opening.settings()
+    toolbox = _toolbox(paths, tools)
     loaded = await asyncio.to_thread(loading.load, paths, os.environ)
     if not loaded.definitions and not loaded.problems:
         raise NoDefinitions(f"no agent file (*.yaml, *.yml) in {', '.join(map(str, paths))}: nothing to check")
-    toolbox = Toolbox(composition.tools_folder(_folder_of(paths[0]), tools), settings.tool_modules)
     return await asyncio.to_thread(applying.check, loaded, toolbox, os.environ)
+
+
+def _toolbox(paths: Sequence[Path], tools: Path | None) -> Toolbox:
+    return Toolbox(composition.tools_folder(_folder_of(paths[0]), tools), opening.settings().tool_modules)
 
 
 def _folder_of(path: Path) -> Path:

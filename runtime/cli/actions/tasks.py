@@ -11,7 +11,7 @@ from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.cli import console, display, failures, opening, waiting
 from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
-from cirkelline.state import agents, standing, tasks, workers
+from cirkelline.state import agents, journal, standing, tasks, workers
 from cirkelline.state.agents import Agent
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.tasks import Task, TaskStatus
@@ -275,14 +275,19 @@ class NotCancelled(CirkellineError):
     """A task has ended already, or is not ours to cancel."""
 
 
-async def retry(reference: str) -> Answer:
-    """Put a failed or cancelled task back in line."""
+async def retry(reference: str, *, from_start: bool) -> Answer:
+    """Put a failed or cancelled task back in line, where it stopped or at its start."""
     async with opening.connected() as conn:
         task_id = await tasks.resolve(conn, reference)
-        await tasks.retry(conn, task_id)
+        await tasks.retry(conn, task_id, from_start=from_start)
+        kept = len(await journal.read(conn, task_id))
         task = await tasks.get(conn, task_id)
         agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
         obstacle = await _obstacle(conn, agent) if agent else None
     if obstacle:
         console.warn(obstacle)
-    return Answer(document(task, obstacle), [Text(f"task {display.short(task_id)} is in line again")])
+    return Answer(document(task, obstacle), [Text(f"task {display.short(task_id)} is in line again{_where(kept)}")])
+
+
+def _where(steps: int) -> str:
+    return f", to go on after {display.count(steps - 1, 'recorded step')}" if steps > 1 else ""

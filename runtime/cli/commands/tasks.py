@@ -109,11 +109,16 @@ def cancel(task: str) -> Work:
 
 @command.add("retry", example="cirkelline tasks retry 5f0c7d1e")
 @_task
-def retry(task: str) -> Work:
-    """Put a failed or cancelled task back in line, to run with its agent's current definition."""
+@click.option("--from-start", is_flag=True, help="Forget its recorded steps: model and tools are called again.")
+def retry(task: str, *, from_start: bool) -> Work:
+    """Put a failed or cancelled task back in line.
+
+    It goes on after its last recorded step, with the definition it began with. With --from-start, or if it has no
+    steps, it begins again with its agent's current definition; tools that had run will then run once more.
+    """
     from cirkelline.runtime.cli.actions import tasks
 
-    return tasks.retry(task)
+    return tasks.retry(task, from_start=from_start)
 
 
 @command.add("search", example="cirkelline tasks search invoice march")

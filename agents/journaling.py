@@ -1,0 +1,330 @@
+"""A run that goes on where an earlier attempt was cut off: its recorded steps answer until they run out.
+
+It stands at the two seams of `steps`: every model call and every tool call passes here, is answered from the record
+while that lasts, and is recorded before the next one begins. How rows are written is the runtime's (`Recorder`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from cirkelline.agents.chat_model import ChatMessage, ToolCall, Usage
+from cirkelline.agents.steps import Answer, ModelCall, ToolUse, UseTool
+from cirkelline.configs import errors, wording
+from cirkelline.configs.effects import Effects, OnUnknown
+from cirkelline.state import jsonb, transactions
+from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
+from cirkelline.tools import failures
+from cirkelline.tools.contract import EndRun
+from cirkelline.tools.execution import ToolResult, ToolTimedOut
+from cirkelline.tools.state import State
+
+FORMAT: Final = 1
+"""Of `input_hash` and `output`. Count it up with any change to how a conversation is built or hashed: unfinished runs
+of an earlier format are then resumed with a warning, instead of failing as diverged."""
+
+_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before a transaction that met another one is tried again."""
+
+log = structlog.get_logger(__name__)
+
+
+class JournalDiverged(errors.CirkellineError):
+    """A run came to another step than the one on record."""
+
+
+class OutcomeUnknown(errors.CirkellineError):
+    """A tool that must not run twice had begun, and nobody knows whether it ended."""
+
+
+class ClaimLost(errors.CirkellineError):
+    """The task is another worker's by now: this run must not do anything any more."""
+
+
+class Transaction(Protocol):
+    """A transaction in which a tool works; rolled back unless committed."""
+
+    @property
+    def connection(self) -> object:
+        """What the tool is lent."""
+        ...
+
+    def abandon(self) -> None:
+        """Keep the connection from ever being used again."""
+        ...
+
+    async def commit(self, step: Step) -> Step:
+        """Commit the tool's work together with its step; return the step that is on record now. Raises: ClaimLost."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where steps are kept."""
+
+    async def write(self, steps: Sequence[Step]) -> None:
+        """Keep these steps, all or none; returns when they are safe. Raises: ClaimLost."""
+        ...
+
+    def transaction(self, *, plain: bool) -> AbstractAsyncContextManager[Transaction]:
+        """Open a transaction for a tool, on a blocking connection where `plain`."""
+        ...
+
+
+class Journal:
+    """One attempt's record: what earlier attempts came to, and what this one adds.
+
+    `context` is position 0 as this attempt sees it; it is kept with the first step, unless `recorded` begins with one.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        task_id: UUID,
+        model: str,
+        state: State,
+        context: Step,
+        recorded: Sequence[Step] = (),
+    ) -> None:
+        self._recorder = recorder
+        self._task_id = task_id
+        self._model = model
+        self._state = state
+        self._recorded = {(step.position, step.call): step for step in recorded}
+        self._unwritten = [] if recorded else [context]
+        self._warned = False
+
+    @property
+    def unwritten(self) -> Sequence[Step]:
+        """The steps that go with the run's end: its last answer, for which nothing has to be written before."""
+        return self._unwritten if any(step.position > CONTEXT for step in self._unwritten) else ()
+
+    async def around_model_call(self, call: ModelCall, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Answer from the record, or ask and record."""
+        digest = hash_conversation(call.messages)
+        step = self._recorded.get((call.position, ANSWER))
+        if step is not None and step.output is not None:
+            self._compare(step, digest)
+            self._replay_operations(call.position)
+            return _answer(step, step.output)
+        began = time.perf_counter()
+        answer = _storable(await proceed())
+        step = Step(
+            position=call.position,
+            call=ANSWER,
+            kind=Kind.MODEL,
+            name=self._model,
+            format=FORMAT,
+            input_hash=digest,
+            output=_answer_output(answer),
+            ms=_since(began),
+            input_tokens=answer.usage.input_tokens,
+            output_tokens=answer.usage.output_tokens,
+        )
+        self._unwritten.append(step)
+        if answer.tool_calls:
+            await self._write()
+        return answer
+
+    async def around_tool_call(self, use: ToolUse, proceed: UseTool) -> ToolResult:
+        """Answer from the record, or use the tool as its effects allow, and record."""
+        step = self._recorded.get((use.position, use.index))
+        if step is not None and step.output is not None:
+            self._compare(step, hash_call(use.call))
+            return _result(step, step.output)
+        if step is not None:
+            self._decide(use)
+        try:
+            return await self._use(use, proceed)
+        except EndRun as end:
+            await self._write(_tool_step(use, {"end": jsonb.clean_text(str(end))}, error=True))
+            raise
+
+    async def _use(self, use: ToolUse, proceed: UseTool) -> ToolResult:
+        tool = use.tool
+        if tool is not None and tool.effects is Effects.ONCE:
+            await self._write(_tool_step(use, None))
+        if tool is not None and tool.transactional:
+            return await self._transact(use, proceed, plain=not tool.is_async)
+        result = _readable(await proceed())
+        await self._write(_ended_step(use, result))
+        return result
+
+    async def _transact(self, use: ToolUse, proceed: UseTool, *, plain: bool) -> ToolResult:
+        """Use a tool inside a transaction with its record, again while it only collides with somebody else's."""
+        done, failure = None, None
+        for pause in (*_PAUSES, None):
+            done, failure = await self._try(use, proceed, plain=plain)
+            if done is not None and failure is None:
+                return done
+            if pause is None or not transactions.passes(failure):
+                break
+            log.info("tool.collided", tool=use.call.name, error=type(failure).__name__, seconds=pause)
+            await asyncio.sleep(pause)
+        result = done or ToolResult(failures.told(failure or TimeoutError()), error=True, ms=0)
+        result = dataclasses.replace(_readable(result), operations=())
+        await self._write(_ended_step(use, result))
+        return result
+
+    async def _try(
+        self, use: ToolUse, proceed: UseTool, *, plain: bool
+    ) -> tuple[ToolResult | None, BaseException | None]:
+        """Return a result that is on record, or the failure after which nothing of the call is left."""
+        result: ToolResult | None = None
+        try:
+            async with self._recorder.transaction(plain=plain) as transaction:
+                result = _readable(await proceed(connection=transaction.connection))
+                if result.failure is None:
+                    wanted = _ended_step(use, result)
+                    kept = await transaction.commit(wanted)
+                    return (result if kept is wanted else self._earlier(result, kept)), None
+                if isinstance(result.failure, ToolTimedOut):
+                    transaction.abandon()
+        except transactions.LeftTransaction:
+            # What it did is done, and nobody can say how much: never by itself again.
+            await self._write(_tool_step(use, None))
+            raise
+        except Exception as error:
+            if not (transactions.passes(error) or isinstance(error, transactions.TransactionFailed)):
+                raise
+            self._discard(result)
+            return None, error
+        self._discard(result)
+        return result, result.failure
+
+    def _earlier(self, result: ToolResult, kept: Step) -> ToolResult:
+        """Return what a commit of ours had kept whose answer was lost."""
+        self._discard(result)
+        self._state.replay(_operations(kept))
+        return _result(kept, kept.output or {})
+
+    def _discard(self, result: ToolResult | None) -> None:
+        if result is not None:
+            self._state.discard({operation["at"] for operation in result.operations})
+
+    def _decide(self, use: ToolUse) -> None:
+        tool = use.tool
+        if tool is None or tool.effects in {Effects.READ, Effects.IDEMPOTENT} or tool.on_unknown is OnUnknown.RETRY:
+            return
+        call = f"{use.call.name}({wording.shown(use.call.arguments)})"
+        raise OutcomeUnknown(
+            f"nobody knows whether {call} happened: it had begun when an earlier attempt was cut off, and it must not run"
+            f" twice; look, and if everything may be done again: `cirkelline tasks retry {self._task_id} --from-start`"
+        )
+
+    def _compare(self, step: Step, digest: bytes) -> None:
+        if step.format != FORMAT:
+            if not self._warned:
+                log.warning("journal.other_format", recorded=step.format, ours=FORMAT)
+            self._warned = True
+        elif step.input_hash != digest:
+            what = f"the answer of {step.name}" if step.kind == Kind.MODEL else f"the call of {step.name}"
+            raise JournalDiverged(
+                f"this run came to another {'conversation' if step.kind == Kind.MODEL else 'call'} at step"
+                f" {step.position} than the one for which {what} is on record, so it cannot go on from there:"
+                f" `cirkelline tasks retry {self._task_id} --from-start` forgets the record and begins again"
+            )
+
+    def _replay_operations(self, position: int) -> None:
+        # All of one answer's calls together: they ran at the same time, and their operations say in which order.
+        calls = [step for (at, call), step in self._recorded.items() if at == position and call != ANSWER]
+        self._state.replay([operation for step in calls for operation in _operations(step)])
+
+    async def _write(self, *steps: Step) -> None:
+        pending = [*self._unwritten, *steps]
+        await self._recorder.write(pending)
+        self._unwritten = [step for step in self._unwritten if step not in pending]
+
+
+def hash_conversation(messages: Sequence[ChatMessage]) -> bytes:
+    """Return 16 bytes for all that a model sees: roles, contents, and the tools' names and arguments."""
+    return _hash(
+        [
+            [each.role, each.content, [[call.name, call.arguments] for call in each.tool_calls], each.tool_name]
+            for each in messages
+        ]
+    )
+
+
+def hash_call(call: ToolCall) -> bytes:
+    """Return 16 bytes for a tool call: its name and arguments."""
+    return _hash([call.name, call.arguments])
+
+
+def _hash(value: object) -> bytes:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).digest()
+
+
+def _answer_output(answer: Answer) -> dict[str, Any]:
+    calls = [
+        {"id": call.id, "name": call.name, "arguments": call.arguments}
+        | ({"signature": call.signature} if call.signature is not None else {})
+        for call in answer.tool_calls
+    ]
+    return {"text": answer.text, **({"calls": calls} if calls else {})}
+
+
+def _answer(step: Step, output: Mapping[str, Any]) -> Answer:
+    calls = tuple(ToolCall(**call) for call in output.get("calls", ()))
+    return Answer(str(output["text"]), calls, Usage(step.input_tokens or 0, step.output_tokens or 0))
+
+
+def _storable(answer: Answer) -> Answer:
+    """Return an answer as the database keeps it, so that a run that is resumed reads what this one does."""
+    calls = tuple(
+        dataclasses.replace(
+            call,
+            id=jsonb.clean_text(call.id),
+            name=jsonb.clean_text(call.name),
+            arguments=jsonb.clean_text(call.arguments),
+        )
+        for call in answer.tool_calls
+    )
+    return dataclasses.replace(answer, text=jsonb.clean_text(answer.text), tool_calls=calls)
+
+
+def _readable(result: ToolResult) -> ToolResult:
+    return dataclasses.replace(result, text=jsonb.clean_text(result.text))
+
+
+def _tool_step(use: ToolUse, output: Mapping[str, Any] | None, **more: Any) -> Step:
+    return Step(
+        position=use.position,
+        call=use.index,
+        kind=Kind.TOOL,
+        name=use.call.name,
+        format=FORMAT,
+        input_hash=hash_call(use.call),
+        output=output,
+        **more,
+    )
+
+
+def _ended_step(use: ToolUse, result: ToolResult) -> Step:
+    return _tool_step(
+        use, {"text": result.text}, error=result.error, ms=result.ms, operations=result.operations or None
+    )
+
+
+def _result(step: Step, output: Mapping[str, Any]) -> ToolResult:
+    if "end" in output:
+        raise EndRun(str(output["end"]))
+    return ToolResult(str(output["text"]), step.error, step.ms or 0)
+
+
+def _operations(step: Step) -> Collection[Any]:
+    return step.operations or ()
+
+
+def _since(began: float) -> int:
+    return round((time.perf_counter() - began) * 1000)

@@ -73,11 +73,11 @@ def test_history_and_rollback_go_back_and_forth(cirkelline: Commands, filled: Fi
     assert cirkelline("agents", "rollback", "helper", "2", "--json").document["changed"] is False
 
 
-@pytest.mark.parametrize("version", ["0", "-1", "3", "x", "1.0", "2147483648", "9" * 50, ""])
-def test_a_version_that_is_not_there_is_wrong_use(version: str, cirkelline: Commands, filled: Filled) -> None:
+def test_a_version_that_is_not_there_is_wrong_use(cirkelline: Commands, filled: Filled) -> None:
     filled.agent()
-    result = cirkelline("agents", "rollback", "--", "helper", version)
-    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    for version in ["0", "-1", "3", "x", "1.0", "2147483648", "9" * 50, ""]:
+        result = cirkelline("agents", "rollback", "--", "helper", version)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), (version, result)
     assert filled.sql("SELECT definition_version FROM runtime.agents") == [(1,)]
 
 
@@ -115,13 +115,13 @@ def test_search_finds_by_beginnings_of_the_name(cirkelline: Commands, filled: Fi
     assert "no agent's name holds 'zzz'" in cirkelline("agents", "search", "zzz").out
 
 
+NO_AGENTS = ["nobody", "", " ", "a\nb", "\x00", "x" * 256, "'; DROP TABLE agents --", "\udcff", "%"]
+
+
 @pytest.mark.parametrize("command", ["show", "history", "pause", "resume", "retire"])
-@pytest.mark.parametrize(
-    "name", ["nobody", "", " ", "a\nb", "\x00", "x" * 256, "'; DROP TABLE agents --", "\udcff", "%"]
-)
-def test_an_agent_that_is_not_there_is_wrong_use(command: str, name: str, cirkelline: Commands, filled: Filled) -> None:
+def test_an_agent_that_is_not_there_is_wrong_use(command: str, cirkelline: Commands, filled: Filled) -> None:
     filled.agent()
-    result = cirkelline("agents", command, name, "--json")
-    assert result.code == 2
-    assert result.document["error"]["message"] in result.err
-    assert (result.err.count("\n"), "Traceback" in result.err) == (1, False)
+    for name in NO_AGENTS:
+        result = cirkelline("agents", command, name, "--json")
+        assert (result.code, result.err.count("\n")) == (2, 1), (name, result)
+        assert result.document["error"]["message"] in result.err

@@ -46,15 +46,29 @@ def test_validate_names_the_place_of_the_fault(case: Malformed, cirkelline: Comm
     assert result.err.splitlines()[-1] == "error: 1 problem in 1 file"
 
 
-def test_apply_names_the_place_of_the_fault_and_changes_nothing(
-    case: Malformed, cirkelline: Commands, filled: Filled, tmp_path: Path
+def test_apply_names_the_place_of_the_fault_before_it_looks_for_the_database(
+    case: Malformed, cirkelline: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://localhost:1/nowhere")
     agent_file(tmp_path / "configs", "sound")
     result = cirkelline("agents", "apply", str(tmp_path / "configs"))
     assert (result.code, result.out) == (2, "")
     assert_one_located_sentence(case, result.err, tmp_path)
     assert result.err.splitlines()[-1] == "error: 1 problem in 1 file; nothing was changed"
-    assert filled.sql("SELECT count(*) FROM runtime.agents") == [(0,)]
+
+
+def test_one_bad_file_keeps_every_other_file_out_of_the_database(
+    cirkelline: Commands, filled: Filled, tmp_path: Path
+) -> None:
+    agent_file(tmp_path / "configs", "helper", instructions="Help.")
+    cirkelline("agents", "apply")
+    agent_file(tmp_path / "configs", "helper", instructions="Help more.")
+    agent_file(tmp_path / "configs", "another")
+    agent_file(tmp_path / "configs", "bad", "toolz: []\n")
+    for arguments in ([], ["--prune"], ["--dry-run"]):
+        result = cirkelline("agents", "apply", *arguments, "--json")
+        assert (result.code, result.document["applied"], len(result.document["problems"])) == (2, False, 1)
+    assert filled.sql("SELECT handle, definition_version FROM runtime.agents") == [("helper", 1)]
 
 
 def test_validate_reports_all_faults_of_all_files_at_once(cirkelline: Commands, tmp_path: Path) -> None:
@@ -98,31 +112,28 @@ def test_validate_finds_python_tools_beside_the_files_and_keeps_what_they_print_
     assert result.err == "loading\n"
 
 
-@pytest.mark.usefixtures("filled")
+NO_FILES: list[tuple[list[str], str]] = [
+    ([], "there are no agent files here"),
+    (["nowhere"], "nowhere:1:1: "),
+    (["empty"], "no agent file (*.yaml, *.yml) in empty"),
+    (["empty", "--tools", "nowhere"], "'nowhere' is not there: name a folder"),
+    (["empty", "--tools", "x" * 5000], "cannot be opened"),
+    ([""], "it is empty"),
+    (["x" * 5000], "too long"),
+    (["bad\udcffname"], ":1:1: "),
+    (["/proc/self/mem"], ":1:1: "),
+    (["/dev/zero"], ":1:1: "),
+]
+
+
 @pytest.mark.parametrize("command", ["validate", "apply"])
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "there are no agent files here"),
-        (["nowhere"], "nowhere:1:1: "),
-        (["empty"], "no agent file (*.yaml, *.yml) in empty"),
-        (["empty", "--tools", "nowhere"], "'nowhere' is not there: name a folder"),
-        (["empty", "--tools", "x" * 5000], "cannot be opened"),
-        ([""], "it is empty"),
-        (["x" * 5000], "too long"),
-        (["bad\udcffname"], ":1:1: "),
-        (["/proc/self/mem"], ":1:1: "),
-        (["/dev/zero"], ":1:1: "),
-    ],
-)
-def test_paths_that_give_no_definition_are_wrong_use(
-    command: str, arguments: list[str], said: str, cirkelline: Commands, tmp_path: Path
-) -> None:
+def test_paths_that_give_no_definition_are_wrong_use(command: str, cirkelline: Commands, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    result = cirkelline("agents", command, *arguments)
-    assert (result.code, result.out) == (2, "")
-    assert said in result.err
-    assert "Traceback" not in result.err
+    for arguments, said in NO_FILES:
+        result = cirkelline("agents", command, *arguments)
+        assert (result.code, result.out) == (2, ""), (arguments, result)
+        assert said in result.err
+        assert "Traceback" not in result.err
 
 
 def test_apply_creates_updates_and_keeps(cirkelline: Commands, filled: Filled, tmp_path: Path) -> None:

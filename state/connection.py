@@ -109,7 +109,11 @@ async def connect(url: str) -> Conn:
     try:
         # Named prepared statements do not survive a transaction pooler; the work is inside functions anyway.
         conn = await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10)
-        await _prepare(conn)
+        try:
+            await _prepare(conn)
+        except BaseException:  # whoever is cancelled here leaves no open connection behind
+            await conn.close()
+            raise
     except psycopg.ProgrammingError as error:
         # Its own message may repeat a piece of the URL, and that piece may be the password.
         raise DatabaseUnavailable(

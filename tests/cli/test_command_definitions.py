@@ -136,6 +136,19 @@ def test_paths_that_give_no_definition_are_wrong_use(command: str, cirkelline: C
         assert "Traceback" not in result.err
 
 
+def test_an_auto_that_finds_no_model_is_a_problem_of_its_file_and_changes_nothing(
+    cirkelline: Commands, filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_file(tmp_path / "configs", "sound")
+    (tmp_path / "configs" / "auto.yaml").write_text("name: auto\ninstructions: Help.\nmodel: auto\n")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    result = cirkelline("agents", "apply")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"{tmp_path / 'configs' / 'auto.yaml'}:3:8: ")
+    assert result.err.endswith("error: 1 problem in 1 file; nothing was changed\n")
+    assert filled.sql("SELECT count(*) FROM runtime.agents") == [(0,)]
+
+
 def test_apply_creates_updates_and_keeps(cirkelline: Commands, filled: Filled, tmp_path: Path) -> None:
     agent_file(tmp_path / "configs", "one")
     first = cirkelline("agents", "apply", "--json")

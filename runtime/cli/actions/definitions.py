@@ -89,10 +89,11 @@ async def apply(paths: Sequence[Path], tools: Path | None, options: Options) -> 
     scope = _chosen(paths)
     loaded = await _checked(scope, tools)
     if loaded.problems:
-        document = {"applied": False, "agents": [], "problems": _problems(loaded.problems)}
-        return _refused(loaded.problems, document, "; nothing was changed")
+        return _not_applied(loaded.problems)
     async with opening.database(migrate=not options.dry_run) as opened:
         plan = await applying.plan(opened.db, loaded, os.environ, resolve_auto=True, scope=scope)
+        if plan.problems:  # a model that `auto` finds nowhere is known only now
+            return _not_applied(plan.problems)
         done = [] if options.dry_run else await applying.apply(opened.db, plan, prune=options.prune)
     _warn_unservable(plan)
     return _applied(plan, done, options)
@@ -138,6 +139,11 @@ def _refused(problems: Sequence[Problem], document: object, consequence: str) ->
     files = len({problem.path for problem in problems})
     complaint = f"{display.count(len(problems), 'problem')} in {display.count(files, 'file')}{consequence}"
     return Answer(document, exit_code=failures.WRONG_USE, complaint=complaint)
+
+
+def _not_applied(problems: Sequence[Problem]) -> Answer:
+    document = {"applied": False, "agents": [], "problems": _problems(problems)}
+    return _refused(problems, document, "; nothing was changed")
 
 
 def _applied(plan: Plan, done: Sequence[Applied], options: Options) -> Answer:

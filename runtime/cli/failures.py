@@ -14,6 +14,7 @@ from cirkelline.runtime.cli import display
 FAILED: Final = 1
 WRONG_USE: Final = 2
 UNFINISHED: Final = 3
+UNDECIDED: Final = 4
 INTERRUPTED: Final = 130
 _LONGEST: Final = 2000
 

@@ -170,6 +170,14 @@ def test_wait_for_a_cancelled_task_exits_1(cirkelline: Commands, filled: Filled)
     assert (result.code, "was cancelled" in result.err) == (1, True)
 
 
+def test_wait_for_a_task_that_waits_itself_exits_4(cirkelline: Commands, filled: Filled) -> None:
+    task = filled.task(filled.agent())
+    filled.sql("UPDATE runtime.tasks SET status = 'waiting', error = 'was the card charged?'")
+    result = cirkelline("tasks", "wait", str(task), "--json")
+    assert (result.code, result.document["status"]) == (4, "waiting")
+    assert result.err == f"error: task {str(task)[:8]} waits for a decision: was the card charged?\n"
+
+
 def test_wait_that_passes_its_time_exits_3_and_says_what_it_waits_for(cirkelline: Commands, filled: Filled) -> None:
     task = filled.task(filled.agent())
     result = cirkelline("tasks", "wait", str(task), "--timeout", "0.1", "--json")

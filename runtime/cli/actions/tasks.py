@@ -154,9 +154,9 @@ async def _followed(db: Database, task: Task, patience: float | None, *, told: b
 
 
 async def _end(db: Database, task: Task, *, told: bool) -> Task:
-    """Return the task once it has ended, saying once what keeps a pending one from starting."""
+    """Return the task once it has ended or is parked, saying once what keeps a pending one from starting."""
     pause = _FIRST_POLL
-    while not task.ended:
+    while not task.ended and task.status != TaskStatus.WAITING:
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_POLL)
         async with db.connection() as conn:
@@ -171,6 +171,9 @@ async def _end(db: Database, task: Task, *, told: bool) -> Task:
 def _ended(task: Task) -> Answer:
     if task.status == TaskStatus.COMPLETED:
         return Answer(document(task), [_content(_output(task.result))])
+    if task.status == TaskStatus.WAITING:
+        complaint = f"task {display.short(task.id)} waits for a decision: {_error(task)}"
+        return Answer(document(task), exit_code=failures.UNDECIDED, complaint=complaint)
     reason = f": {_error(task)}" if task.status == TaskStatus.FAILED else ""
     complaint = (
         f"task {display.short(task.id)} {_was(task)}{reason} (`cirkelline tasks retry {display.short(task.id)}`)"

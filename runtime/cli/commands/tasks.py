@@ -91,7 +91,8 @@ def show(task: str) -> Work:
 def wait(task: str, timeout: float | None) -> Work:
     """Wait for a task's end and print its output.
 
-    Exit code 1 if the task fails or is cancelled, 3 if --timeout passes first. Ctrl-C ends the waiting, not the task.
+    Exit code 1 if the task fails or is cancelled, 3 if --timeout passes first, 4 if it waits for a decision. Ctrl-C ends
+    the waiting, not the task.
     """
     from cirkelline.runtime.cli.actions import tasks
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import yaml
 
-from cirkelline.agents import models
+from cirkelline.agents import models, weights
 from cirkelline.configs import names, scalars, schema
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.loading import Definition, DefinitionError, Loaded, Problem, parse_config
@@ -115,7 +115,14 @@ def _model_problems(definition: Definition, environ: Mapping[str, str]) -> Itera
 
 def _model_fault(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
     """Return why no worker could ever serve a model. A missing key is none: another worker may have it."""
-    return models.why_not_servable(spec, environ) if spec.provider == "scripted" else None
+    if spec.provider == "scripted":
+        return models.why_not_servable(spec, environ)
+    if spec.provider == "local" and spec.name and not weights.is_path(spec.name):
+        try:
+            weights.find(spec.name)
+        except CirkellineError as error:
+            return str(error)
+    return None
 
 
 def _same_name(label: str, other: str, name: str) -> str:
@@ -173,9 +180,16 @@ async def _resolved(item: PlanItem, environ: Mapping[str, str]) -> PlanItem | Pr
     if item.action not in {Action.CREATE, Action.UPDATE}:
         return item
     try:
-        return dataclasses.replace(item, model=await models.resolve_auto(item.model, environ))
+        return dataclasses.replace(item, model=await _resolved_model(item.model, environ))
     except CirkellineError as error:
         return item.definition.problem(("model",), str(error))
+
+
+async def _resolved_model(spec: ModelSpec, environ: Mapping[str, str]) -> ModelSpec:
+    model = await models.resolve_auto(spec, environ)
+    if (fault := _model_fault(model, environ)) is not None:
+        raise DefinitionError(fault)
+    return model
 
 
 def _missing(loaded: Loaded, known: _Known, scope: Sequence[Path] | None) -> tuple[str, ...]:
@@ -309,8 +323,8 @@ async def accept_sql_agents(
 
 async def _check_row(db: Database, row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -> Checked | None:
     try:
-        spec = await asyncio.to_thread(_read_row, row, toolbox, environ)
-        model = await models.resolve_auto(spec.model, environ)
+        spec = await asyncio.to_thread(_read_row, row, toolbox)
+        model = await _resolved_model(spec.model, environ)
     except Exception as error:  # noqa: BLE001 - anybody may write that row: whatever it breaks is its own problem
         problem = str(error) if isinstance(error, CirkellineError) else f"it cannot be read: {error!r}"
         if row.problem is not None:
@@ -327,7 +341,7 @@ async def _check_row(db: Database, row: agents.Agent, toolbox: Toolbox, environ:
     return Checked(row.handle or row.name, None) if accepted else None
 
 
-def _read_row(row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -> AgentSpec:
+def _read_row(row: agents.Agent, toolbox: Toolbox) -> AgentSpec:
     spec = parse_config(row.config, name=row.name, type=row.type, capabilities=row.capabilities)
     taken: dict[str, str] = {}
     for tool in spec.tools:
@@ -335,7 +349,4 @@ def _read_row(row: agents.Agent, toolbox: Toolbox, environ: Mapping[str, str]) -
         if name in taken:
             raise DefinitionError(_same_name(tool.label, taken[name], name))
         taken[name] = tool.label
-    reason = _model_fault(spec.model, environ)
-    if reason is not None:
-        raise DefinitionError(reason)
     return spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,14 +50,21 @@ def place(settings: Settings) -> str:
     return describe(settings.database_url.get_secret_value())
 
 
+def _ignore(_: str) -> None:
+    """Tell nobody."""
+
+
 @asynccontextmanager
-async def open_database(settings: Settings, *, migrate: bool = True, connections: int = 8) -> AsyncGenerator[Opened]:
+async def open_database(
+    settings: Settings, *, migrate: bool = True, connections: int = 8, progress: Callable[[str], None] = _ignore
+) -> AsyncGenerator[Opened]:
     """Open the database that the settings name, or else the embedded one, and migrate it unless told not to.
 
-    A given database that does not answer is an error, never a reason to take the embedded one.
+    A given database that does not answer is an error, never a reason to take the embedded one. `progress` is told, from
+    another thread, what takes long.
     Raises: DatabaseUnavailable, MigrationError.
     """
-    async with _server(settings) as (url, is_embedded):
+    async with _server(settings, progress) as (url, is_embedded):
         first = migrate and (await migrations.migrate(url)).first
         async with Database.open(url, connections=connections) as db:
             fresh = first and is_embedded and await _has_no_agents(db)
@@ -65,11 +72,11 @@ async def open_database(settings: Settings, *, migrate: bool = True, connections
 
 
 @asynccontextmanager
-async def _server(settings: Settings) -> AsyncGenerator[tuple[str, bool]]:
+async def _server(settings: Settings, progress: Callable[[str], None]) -> AsyncGenerator[tuple[str, bool]]:
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value(), False
         return
-    starting = asyncio.create_task(asyncio.to_thread(embedded.ensure, settings.home))
+    starting = asyncio.create_task(asyncio.to_thread(embedded.ensure, settings.home, progress=progress))
     try:
         server = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -106,15 +113,19 @@ def tools_folder(configs: Path | None, given: Path | None) -> Path | None:
     if configs is None:
         return None
     beside = configs.parent / "tools"
-    ours = _PACKAGED.parent / "tools"
-    return beside if beside.is_dir() and beside.resolve() != ours.resolve() else None
+    return beside if beside.is_dir() and not _is_ours(configs.parent) else None
+
+
+def _is_ours(root: Path) -> bool:
+    """Whether a folder is a clone of our repository, or where it is installed: its `configs` and `tools` are packages."""
+    return (root / "src" / "cirkelline" / "py.typed").is_file() or root.resolve() == _PACKAGED.parent.resolve()
 
 
 def _own_files(folder: Path) -> Iterator[Path]:
     # In a clone of our repository ./configs is our package: its examples alone do not make it an author's folder.
-    examples = EXAMPLES.resolve()
+    examples = folder / EXAMPLES.name if _is_ours(folder.parent) else None
     for path in files.find([folder]):
-        if isinstance(path, Path) and examples not in path.resolve().parents:
+        if isinstance(path, Path) and examples not in path.parents:
             yield path
 
 

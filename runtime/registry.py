@@ -197,7 +197,7 @@ class Registry:
         names = sorted(prepared.spec.name for prepared in self._prepared.values())
         if names:
             log.info("agents.ready", amount=len(names), agents=", ".join(names[:SHOWN]))
-        else:
+        elif not self._current:
             log.warning("agents.none", remedy="put agent files into ./configs or give a folder with --configs")
 
     def _forget_old(self) -> None:

@@ -86,7 +86,9 @@ class _Daemon:
 
     async def run(self) -> None:
         """Start, serve and leave."""
-        opening = composition.open_database(self.settings, migrate=self.migrate, connections=CONNECTIONS)
+        opening = composition.open_database(
+            self.settings, migrate=self.migrate, connections=CONNECTIONS, progress=_preparing
+        )
         async with opening as opened:
             toolbox = Toolbox(self.tools, self.settings.tool_modules)
             watch = self._watch()
@@ -123,6 +125,10 @@ class _Daemon:
                 if any(each.folder == self.tools for each in changed):
                     worker.tools_changed()
                 await _apply_again(files)
+
+
+def _preparing(told: str) -> None:
+    log.info("database.preparing", told=told)
 
 
 async def _apply_again(files: AgentFiles | None) -> None:

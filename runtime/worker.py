@@ -222,6 +222,7 @@ class Worker:
         return None
 
     async def _let_finish(self) -> None:
+        self._stopping.set()
         async with self._briefly(), self._db.connection() as conn:
             await workers.drain(conn, self.id)
         if self._runs:
@@ -377,7 +378,9 @@ async def _wait(event: asyncio.Event, timeout: float) -> None:  # noqa: ASYNC109
 
 
 async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        # Once is not enough before Python 3.12: a wait for a pooled connection that is answered just then swallows it.
+        _, waiting = await asyncio.wait(waiting, timeout=LAST_WRITES + 1)

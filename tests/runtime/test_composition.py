@@ -71,11 +71,20 @@ def test_a_folder_here_counts_only_if_something_in_it_looks_like_an_agent(
     assert (composition.configs_folder(Settings(), None) is not None) == taken
 
 
-def test_our_own_package_is_nobodys_folder_of_agents_or_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    clone = composition.EXAMPLES.parent.parent
-    monkeypatch.chdir(clone)
-    assert composition.configs_folder(Settings(), None) is None
-    assert composition.tools_folder(clone / "configs", None) is None
+def test_in_a_clone_of_ours_the_packages_are_nobodys_folders_until_an_author_adds_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("configs/examples", "tools", "src/cirkelline"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "src" / "cirkelline" / "py.typed").touch()
+    (tmp_path / "configs" / "examples" / "assistant.yaml").write_text(AGENT)
+    for clone in (tmp_path, composition.EXAMPLES.parent.parent):
+        monkeypatch.chdir(clone)
+        assert composition.configs_folder(Settings(), None) is None
+        assert composition.tools_folder(clone / "configs", None) is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "mine.yaml").write_text(AGENT)
+    assert composition.configs_folder(Settings(), None) == tmp_path / "configs"
 
 
 def test_the_tools_folder_is_the_one_given_or_the_one_beside_the_agent_files(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from foreign import AGENTS, FIRST, KV1NTOS, Connection
 from psycopg import sql
 
 from cirkelline.state import documents, migrations
-from cirkelline.state.connection import with_search_path
+from cirkelline.state.connection import connect, with_search_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,12 +71,11 @@ def test_what_was_added_stops_no_other_writer(table: str, as_written: Connection
     assert not added or table not in FIRST
 
 
-def test_the_list_of_tables_is_the_documents_list(as_written: Connection) -> None:
-    rows = as_written.execute(documents.COLUMNS).fetchall()
-    made: dict[str, dict[str, str]] = {}
-    for table, column, data_type, *_ in rows:
-        made.setdefault(table, {})[column] = data_type
-    assert made == documents.TABLES
+@pytest.mark.usefixtures("as_written")
+async def test_the_list_of_tables_is_the_documents_list(empty_database_url: str) -> None:
+    conn = await connect(empty_database_url)
+    async with conn:
+        assert await documents.columns(conn) == documents.TABLES
 
 
 def test_the_vector_index_is_the_one_that_is_asked_for(migrated: Connection) -> None:

@@ -6,15 +6,13 @@ import importlib
 import pkgutil
 
 import pytest
-from psycopg import AsyncConnection
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 
 import cirkelline.state
-from cirkelline.state.connection import Database
+from cirkelline.state.connection import Conn
 
 STARTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
-FRAGMENTS = {"tasks.TASKS", "agents.AGENTS", "agents.DEFINITIONS", "sessions.SESSIONS"}
 
 
 def constants() -> dict[str, str]:
@@ -43,11 +41,5 @@ def test_there_are_dozens_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(constants()))
-async def test_is_prepared_by_the_server(name: str, db: Database) -> None:
-    async with db.connection() as conn:
-        await prepare(conn, constants()[name])
-
-
-async def prepare(conn: AsyncConnection[tuple[object, ...]], statement: str) -> None:
-    await conn.execute("PREPARE checked AS " + numbered(statement), prepare=False)  # type: ignore[call-overload]
-    await conn.execute("DEALLOCATE checked")
+async def test_is_prepared_by_the_server(name: str, conn: Conn) -> None:
+    await conn.execute("PREPARE checked AS " + numbered(constants()[name]), prepare=False)  # type: ignore[call-overload]

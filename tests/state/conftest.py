@@ -1,0 +1,54 @@
+"""The database room's tests share one migrated database per process, emptied before each test: making one costs more
+than most of these tests. What changes the schema takes `empty_database_url`, a database of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import conninfo, sql
+
+from cirkelline.state import connection
+from cirkelline.state.connection import Conn
+
+TABLES = """
+SELECT schemaname, tablename FROM pg_tables
+ WHERE schemaname IN ('ai', 'runtime', 'public') AND (schemaname, tablename) <> ('runtime', 'migrations')
+"""
+
+
+@pytest.fixture(scope="session")
+def shared_database(server_url: str, template: str) -> Iterator[psycopg.Connection]:
+    name = f"cirkelline_room_{uuid4().hex[:16]}"
+    with psycopg.connect(server_url, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+        try:
+            with psycopg.connect(conninfo.make_conninfo(server_url, dbname=name), autocommit=True) as conn:
+                yield conn
+        finally:
+            server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_url(shared_database: psycopg.Connection) -> str:
+    """A migrated database without a row in it."""
+    shared_database.execute("SET session_replication_role = replica")  # no triggers, and no order of keys to keep
+    tables = shared_database.execute(TABLES).fetchall()
+    for schema, table in tables:
+        shared_database.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(schema, table)))
+    shared_database.execute("RESET session_replication_role")
+    info = shared_database.info
+    login = f"{info.user}:{info.password}" if info.password else info.user
+    if info.host.startswith("/"):
+        return f"postgresql://{login}@/{info.dbname}?host={info.host}&port={info.port}"
+    return f"postgresql://{login}@{info.host}:{info.port}/{info.dbname}"
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[Conn]:
+    """One connection to the emptied database, prepared as the pool's are."""
+    opened = await connection.connect(database_url)
+    async with opened:
+        yield opened

@@ -36,6 +36,7 @@ def test_validate_lists_what_a_crash_would_do_to_each_tool(cirkelline: Commands,
 
 def test_retry_says_after_how_many_steps_the_task_goes_on(cirkelline: Commands, filled: Filled) -> None:
     agent = filled.agent()
+    filled.task(agent)
     failed = filled.end(agent, status="failed", result={"error": {"type": "x", "message": "y"}}, error="y")
     for position in (0, 1):
         filled.sql(

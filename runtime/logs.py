@@ -60,7 +60,13 @@ def _configure_libraries(shared: list[Processor], renderer: Processor, out: Text
 
 
 def _as_json() -> Processor:
-    return structlog.processors.JSONRenderer(default=str)
+    as_json = structlog.processors.JSONRenderer(default=str)
+
+    def render(logger: WrappedLogger, method: str, event: EventDict) -> str | bytes:
+        first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+        return as_json(logger, method, {**first, **event})
+
+    return render
 
 
 def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -20,7 +20,8 @@ from cirkelline.state.tasks import Task
 from cirkelline.tools.toolbox import Toolbox
 
 AGENT: Final = "assistant"
-QUESTION: Final = "Introduce yourself in one sentence. And what is 17 times 23?"
+QUESTION: Final = "What is 17 times 23?"
+"""One short question: the smallest local model answers it rightly, and calls a tool on its way."""
 
 log = structlog.get_logger(__name__)
 

@@ -137,6 +137,10 @@ def _loaded(folder: Path, toolbox: Toolbox, environ: Mapping[str, str]) -> Loade
     return applying.check(loading.load([folder], environ), toolbox, environ)
 
 
+def _count(amount: int, noun: str) -> str:
+    return f"{amount} {noun}{'' if amount == 1 else 's'}"
+
+
 def _and_more(listed: Sequence[object]) -> str:
     return ", …" if len(listed) > _SHOWN else ""
 
@@ -206,7 +210,7 @@ async def _schema(diagnosis: Diagnosis, opened: composition.Opened, conn: Conn) 
     _vector(diagnosis, vector, installed_later=not found.applied)
     if found.pending:
         remedy = "`cirkelline db migrate` applies them, and so does the next `cirkelline up`"
-        diagnosis.notice("schema", f"{len(found.pending)} migrations are not applied yet", remedy)
+        diagnosis.notice("schema", f"not applied yet: {', '.join(found.pending)}", remedy)
         return False
     diagnosis.fine("schema", f"up to date ({len(found.applied)} migrations)")
     return True
@@ -233,10 +237,11 @@ async def _adoption(diagnosis: Diagnosis, conn: Conn) -> None:
     report = await adoption.report(conn)
     held = report.held
     if held.pending:
-        says = f"{held.pending} pending tasks were here before cirkelline and are held"
+        says = f"{_count(held.pending, 'pending task')} from before cirkelline, held back"
         diagnosis.notice("adoption", says, "`cirkelline db adopt --release` lets them run")
     elif held.agents or held.tasks or held.snapshots:
-        says = f"{held.agents} agents, {held.tasks} tasks and {held.snapshots} states were here before cirkelline"
+        found = (_count(held.agents, "agent"), _count(held.tasks, "task"), _count(held.snapshots, "state version"))
+        says = f"from before cirkelline: {', '.join(found)}"
         diagnosis.fine("adoption", says)
     if report.in_public:
         says = f"tables of the agents database stand in public and are not used: {', '.join(report.in_public)}"
@@ -248,14 +253,14 @@ async def _workers(diagnosis: Diagnosis, conn: Conn) -> None:
     alive = [worker for worker in found if worker.alive and worker.session_id is None]
     gone = [worker for worker in found if not worker.alive]
     amounts = await tasks.count_by_status(conn)
-    pending = f"{amounts.get('pending', 0)} tasks pending, {amounts.get('running', 0)} running"
+    pending = f"{_count(amounts.get('pending', 0), 'task')} pending, {amounts.get('running', 0)} running"
     if alive:
         slots = sum(worker.slots for worker in alive)
-        diagnosis.fine("workers", f"{len(alive)} alive with {slots} slots; {pending}")
+        diagnosis.fine("workers", f"{len(alive)} alive with {_count(slots, 'slot')}; {pending}")
     else:
         diagnosis.notice("workers", f"none is alive; {pending}", "`cirkelline up` starts one")
     for worker in gone[:_SHOWN]:
-        says = f"{worker.host}:{worker.pid} is gone and still holds {worker.running} tasks"
+        says = f"{worker.host}:{worker.pid} is gone and still holds {_count(worker.running, 'task')}"
         diagnosis.notice("workers", says, "the next worker that is alive takes them over")
 
 
@@ -274,7 +279,9 @@ async def _agents(diagnosis: Diagnosis, db: Database, registry: Registry) -> Non
     unchecked = [agent for agent in found if agent.problem is None and agent.definition_version is None]
     if unchecked:
         diagnosis.notice(
-            "agents", f"{len(unchecked)} have not been checked yet", "a worker does that (`cirkelline up`)"
+            "agents",
+            f"not checked yet: {', '.join(agent.name for agent in unchecked[:_SHOWN])}{_and_more(unchecked)}",
+            "a worker does that (`cirkelline up`)",
         )
     if not found:
         diagnosis.notice("agents", "there are none yet", "`cirkelline agents apply` takes them from YAML files")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _STYLES: Final[dict[Tone, str]] = {"plain": "", "good": "green", "bad": "red", "busy": "yellow", "quiet": "dim"}
 _NARROW: Final = 60  # columns; below it a table would be mostly fold
+_SHORT: Final = 24  # columns; a cell up to here is never folded
 
 
 def show(answer: Answer, *, as_json: bool) -> None:
@@ -142,11 +143,13 @@ def _rich_table(table: Table) -> str:
     from rich.table import Table as RichTable
 
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    rows = [[display.line(_words(cell), 200) for cell in row] for row in table.rows]
     for index, column in enumerate(table.columns):
-        # The last column is the free text: it gives way first, and folds rather than loses its end.
-        drawn.add_column(column, no_wrap=index < len(table.columns) - 1, overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(_rich_text(display.line(_words(cell), 200), cell) for cell in row))
+        # Ids, names and states stay whole; long text gives way, and folds rather than loses its end.
+        short = max(_width(row[index]) for row in rows) <= _SHORT
+        drawn.add_column(column, no_wrap=short, overflow="fold")
+    for words, row in zip(rows, table.rows, strict=True):
+        drawn.add_row(*(_rich_text(text, cell) for text, cell in zip(words, row, strict=True)))
     return _captured(drawn)
 
 
@@ -161,14 +164,15 @@ def _colored(words: str, tone: Tone) -> str:
 
     if not _STYLES[tone]:
         return words
-    return _captured(RichText(words, style=_STYLES[tone], overflow="ignore", no_wrap=True)).rstrip("\n")
+    return _captured(RichText(words, style=_STYLES[tone])).rstrip("\n")
 
 
 def _captured(drawable: object) -> str:
     from rich.console import Console
+    from rich.text import Text as RichText
 
-    # soft_wrap off and no markup: what the database holds is text, never instructions to the terminal.
+    # No markup: what the database holds is text, never instructions to the terminal.
     console = Console(file=sys.stdout, width=columns(), markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
-        console.print(drawable)
+        console.print(drawable, soft_wrap=isinstance(drawable, RichText))
     return capture.get()

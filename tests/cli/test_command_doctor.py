@@ -91,7 +91,7 @@ def test_a_dead_worker_with_tasks_is_named(cirkelline: Commands, filled: Filled)
     filled.claim(agent, filled.worker())
     filled.sql("UPDATE runtime.workers SET seen = now() - interval '2 hours'")
     says = [check["says"] for check in checks(cirkelline("doctor", "--json"), "workers")]
-    assert "here:1 is gone and still holds 1 tasks" in says
+    assert "here:1 is gone and still holds 1 task" in says
 
 
 def test_pending_migrations_are_told_and_nothing_is_made(

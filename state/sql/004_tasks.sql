@@ -333,7 +333,7 @@ BEGIN
         SELECT e.session_id, e.task_id, e.user_id, said.message ->> 'role', said.message ->> 'content'
           FROM ended e
          CROSS JOIN LATERAL jsonb_array_elements(e.item -> 'messages') WITH ORDINALITY AS said (message, place)
-         WHERE e.session_id IS NOT NULL AND e.fold ->> 'problem' IS NULL
+         WHERE e.session_id IS NOT NULL AND e.item ->> 'status' <> 'failed' AND e.fold ->> 'problem' IS NULL
          ORDER BY e.ordinal, said.place
     )
     UPDATE runtime.tasks t

@@ -107,7 +107,9 @@ async def versions(conn: Conn, agent_id: UUID) -> list[int]:
 
 async def work(conn: Conn, agent_id: UUID) -> Any:
     """What the agent's newest snapshot keeps."""
-    statement = "SELECT state -> 'work' FROM runtime.agent_states WHERE agent_id = %s ORDER BY version DESC LIMIT 1"
+    statement = (
+        "SELECT state -> 'work' FROM runtime.agent_states WHERE agent_id = %s ORDER BY version DESC NULLS LAST LIMIT 1"
+    )
     return await one(conn, statement, agent_id)
 
 

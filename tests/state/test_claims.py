@@ -278,15 +278,14 @@ async def test_two_turns_put_in_at_once_are_not_run_at_once(db: Database, conn: 
     agent, owner, other = await scene.agent(conn), await scene.worker(conn), await scene.worker(conn)
     identity, _ = await session(db, conn, agent, 0)
     insert = "INSERT INTO runtime.tasks (agent_id, session_id) VALUES (%s, %s) RETURNING id"
-    async with await scene.another(conn) as slow, await scene.another(conn) as claimer:
-        async with slow.transaction():
-            await scene.one(slow, insert, agent, identity)
-            second = await scene.one(conn, insert, agent, identity)
-            async with claimer.transaction():
-                assert await claimed_ids(claimer, owner, [agent]) == [second]
-                await slow.execute("COMMIT")
-                assert await claimed_ids(conn, other, [agent]) == []
-            await slow.execute("BEGIN")
+    async with await scene.another(conn) as slow, await scene.another(conn) as claimer, slow.transaction():
+        await scene.one(slow, insert, agent, identity)
+        second = await scene.one(conn, insert, agent, identity)
+        async with claimer.transaction():
+            assert await claimed_ids(claimer, owner, [agent]) == [second]
+            await slow.execute("COMMIT")
+            assert await claimed_ids(conn, other, [agent]) == []
+        await slow.execute("BEGIN")
     assert await scene.one(conn, "SELECT count(*) FROM runtime.claims") == 1
 
 

@@ -153,6 +153,8 @@ def _as_defined(tool: Tool, spec: ToolSpec) -> Tool:
             'laxer: remove on_unknown here, or change it in @tool(on_unknown="…")'
         )
     timeout = tool.timeout if spec.timeout is None else spec.timeout
+    if (timeout, effects, on_unknown) == (tool.timeout, tool.effects, tool.on_unknown):
+        return tool
     return replace(tool, timeout=timeout, effects=effects, on_unknown=on_unknown)
 
 

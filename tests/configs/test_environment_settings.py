@@ -27,6 +27,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert found.database_url is None
     assert found.configs is None
     assert found.tool_modules == ()
+    assert found.tool_role is None
     assert (found.concurrency, found.state_limit, found.lease, found.poll, found.grace) == (8, 65_536, 3.0, 2.0, 30.0)
     assert (found.local_threads, found.local_model, found.log_level, found.log_format) == (None, None, "info", "auto")
     assert found.home.is_absolute()
@@ -42,6 +43,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
             "CIRKELLINE_CONFIGS": str(tmp_path / "agents"),
             "CIRKELLINE_USER": "ivo@example.com",
             "CIRKELLINE_TOOL_MODULES": " billing, crm.tools,,billing ",
+            "CIRKELLINE_TOOL_ROLE": " tool_writer ",
             "CIRKELLINE_CONCURRENCY": "16",
             "CIRKELLINE_STATE_LIMIT": "131_072",
             "CIRKELLINE_LEASE": "10s",
@@ -59,6 +61,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
         configs=tmp_path / "agents",
         user="ivo@example.com",
         tool_modules=("billing", "crm.tools"),
+        tool_role="tool_writer",
         concurrency=16,
         state_limit=131_072,
         lease=10.0,
@@ -72,7 +75,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 14
+    assert len(Settings.model_fields) == 15
     assert all(variable.description for variable in settings.variables())
 
 

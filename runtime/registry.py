@@ -93,6 +93,11 @@ class Registry:
         current = [self._refused.get(item) for item in self._current.items()]
         return {refusal.name: refusal.reason for refusal in current if refusal is not None}
 
+    def name(self, agent_id: UUID) -> str:
+        """Return an agent's name for a log line; its id as long as it has not been loaded."""
+        prepared = self._prepared.get((agent_id, self._current.get(agent_id, 0)))
+        return prepared.spec.name if prepared else str(agent_id)
+
     async def refresh(self, *, again: bool = False, tools_changed: bool = False) -> bool:
         """Check agents that came by plain SQL, then load what is new; return whether more can be served than before.
 

@@ -178,7 +178,7 @@ class Worker:
 
     def _start(self, claim: Claim) -> None:
         run = Run(claim, self.id)
-        log.info("task.claimed", task_id=claim.id, attempt=claim.attempt)
+        log.info("task.claimed", agent=self._registry.name(claim.agent_id), task_id=claim.id, attempt=claim.attempt)
         self._runs.add(run)
         run.task = asyncio.create_task(self._runner.run(run), name=f"task-{claim.id}")
         run.task.add_done_callback(lambda task: self._over(run, task))

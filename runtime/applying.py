@@ -36,7 +36,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanItem:
-    """What becomes of one definition. `diff` are unified diff lines for an update; `retired` agents stay retired."""
+    """What becomes of one definition. `diff` are unified diff lines for an update; `retired` agents stay retired.
+
+    `again`: an update only because its `auto` now stands for another model.
+    """
 
     name: str
     action: Action
@@ -46,6 +49,7 @@ class PlanItem:
     same_as_version: int | None
     diff: tuple[str, ...]
     retired: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +139,19 @@ async def plan(
     environ: Mapping[str, str],
     *,
     resolve_auto: bool = False,
+    resolve_again: bool = False,
     scope: Sequence[Path] | None = None,
 ) -> Plan:
     """Compare definitions with the `agents` table and say what applying them would do; changes nothing.
 
-    A plan that is to be applied needs `resolve_auto`: what says `model: auto` is then given its model, once. `scope`
-    limits `missing` to agents whose file lies in one of these files and folders.
+    A plan that is to be applied needs `resolve_auto`: what says `model: auto` is then given its model, once;
+    `resolve_again` asks anew for those that have one. `scope` limits `missing` to agents whose file lies in one of
+    these files and folders.
     """
     async with db.connection() as conn:
         known = await _known(conn, loaded.definitions)
         items = [await _item(conn, definition, known) for definition in loaded.definitions]
-    resolved = [await _resolved(item, environ) for item in items] if resolve_auto else items
+    resolved = [await _resolved(item, environ, again=resolve_again) for item in items] if resolve_auto else items
     faults = [item for item in resolved if isinstance(item, Problem)]
     kept = [item for item in resolved if isinstance(item, PlanItem)]
     return Plan(tuple(kept), (*loaded.problems, *faults), _missing(loaded, known, scope))
@@ -176,13 +182,25 @@ async def _item(conn: Conn, definition: Definition, known: _Known) -> PlanItem:
     return PlanItem(spec.name, Action.UPDATE, definition, spec.model, current, None, lines, retired)
 
 
-async def _resolved(item: PlanItem, environ: Mapping[str, str]) -> PlanItem | Problem:
-    if item.action not in {Action.CREATE, Action.UPDATE}:
-        return item
+async def _resolved(item: PlanItem, environ: Mapping[str, str], *, again: bool) -> PlanItem | Problem:
+    written = item.definition.spec.model
     try:
-        return dataclasses.replace(item, model=await _resolved_model(item.model, environ))
+        match item.action:
+            case Action.CREATE | Action.UPDATE:
+                return dataclasses.replace(item, model=await _resolved_model(written, environ))
+            case Action.UNCHANGED if again and written.provider == "auto":
+                return _swapped(item, await _resolved_model(written, environ))
+            case _:
+                return item
     except CirkellineError as error:
         return item.definition.problem(("model",), str(error))
+
+
+def _swapped(item: PlanItem, model: ModelSpec) -> PlanItem:
+    if model == item.model:
+        return item
+    lines = (f"-auto stands for {item.model.label}", f"+auto stands for {model.label}")
+    return dataclasses.replace(item, action=Action.UPDATE, model=model, diff=lines, again=True)
 
 
 async def _resolved_model(spec: ModelSpec, environ: Mapping[str, str]) -> ModelSpec:
@@ -265,6 +283,8 @@ async def apply(db: Database, plan: Plan, *, prune: bool = False) -> list[Applie
 
 async def _write(conn: Conn, planned: PlanItem, known: _Known) -> Applied:
     item = await _item(conn, planned.definition, known)
+    if planned.again and item.action is Action.UNCHANGED and item.model != planned.model:
+        item = dataclasses.replace(item, action=Action.UPDATE)
     match item.action:
         case Action.CREATE:
             await agents.create(conn, _new(planned))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from cirkelline.configs.errors import UsageError
 from cirkelline.configs.settings import Settings, load_settings
 from cirkelline.runtime import composition
+from cirkelline.runtime.cli import console
 from cirkelline.state import connection, migrations
 from cirkelline.state.connection import Conn
 
@@ -32,7 +33,9 @@ async def database(*, migrate: bool = False) -> AsyncGenerator[composition.Opene
     """
     chosen = settings()
     given = chosen.database_url is not None
-    opening = composition.open_database(chosen, migrate=migrate or not given, connections=_CONNECTIONS)
+    opening = composition.open_database(
+        chosen, migrate=migrate or not given, connections=_CONNECTIONS, progress=console.note
+    )
     async with opening as opened:
         if given and not migrate:
             await _require_migrated(opened)

@@ -149,6 +149,20 @@ def test_an_auto_that_finds_no_model_is_a_problem_of_its_file_and_changes_nothin
     assert filled.sql("SELECT count(*) FROM runtime.agents") == [(0,)]
 
 
+def test_a_key_that_comes_later_changes_a_model_only_with_resolve_auto(
+    cirkelline: Commands, filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "one.yaml").write_text("name: one\ninstructions: Help.\n")
+    cirkelline("agents", "apply")
+    monkeypatch.setenv("GOOGLE_API_KEY", "AIza-nothing-that-works")
+    assert cirkelline("agents", "apply").out.splitlines()[-1] == "1 unchanged"
+    again = cirkelline("agents", "apply", "--resolve-auto")
+    assert "  +auto stands for gemini:gemini-2.5-flash\n" in again.out
+    assert again.out.splitlines()[-1] == "1 updated"
+    assert filled.sql("SELECT definition_version FROM runtime.agents") == [(2,)]
+
+
 def test_apply_creates_updates_and_keeps(cirkelline: Commands, filled: Filled, tmp_path: Path) -> None:
     agent_file(tmp_path / "configs", "one")
     first = cirkelline("agents", "apply", "--json")

@@ -93,6 +93,24 @@ async def test_auto_is_resolved_once_and_a_key_that_goes_or_comes_swaps_no_model
     assert (item.action, item.model) == (Action.UNCHANGED, stored)
 
 
+async def test_auto_is_resolved_again_only_when_asked_and_as_a_version_of_its_own(place: Workplace) -> None:
+    place.write("anna", SAY, model="auto")
+    place.write("bo", SAY)
+    await applying.apply(place.db, await plan(place, {}, resolve_auto=True))
+    key = {"GOOGLE_API_KEY": "AIzaSyA0000000000000000000000000000000"}
+    twice = [await plan(place, key, resolve_auto=True, resolve_again=True) for _ in range(2)]
+    assert actions(twice[0]) == [("anna", "update"), ("bo", "unchanged")]
+    assert twice[0].items[0].diff[1] == "+auto stands for gemini:gemini-2.5-flash"
+    assert [done.version for done in await applying.apply(place.db, twice[0])] == [2, 1]
+    assert [done.version for done in await applying.apply(place.db, twice[1])] == [2, 1]
+    models = await place.rows("SELECT model ->> 'provider' FROM runtime.definitions ORDER BY agent_id, version")
+    assert sorted(models) == [("gemini",), ("local",), ("scripted",)]
+    assert actions(await plan(place, key, resolve_auto=True, resolve_again=True)) == [
+        ("anna", "unchanged"),
+        ("bo", "unchanged"),
+    ]
+
+
 async def test_a_plan_that_still_says_auto_is_not_applied(place: Workplace) -> None:
     place.write("anna", SAY, model="auto")
     with pytest.raises(ValueError, match="resolve_auto"):

@@ -37,6 +37,7 @@ class Options:
 
     dry_run: bool = False
     prune: bool = False
+    resolve_auto: bool = False
 
 
 async def validate(paths: Sequence[Path], tools: Path | None) -> Answer:
@@ -91,7 +92,8 @@ async def apply(paths: Sequence[Path], tools: Path | None, options: Options) -> 
     if loaded.problems:
         return _not_applied(loaded.problems)
     async with opening.database(migrate=not options.dry_run) as opened:
-        plan = await applying.plan(opened.db, loaded, os.environ, resolve_auto=True, scope=scope)
+        again = options.resolve_auto
+        plan = await applying.plan(opened.db, loaded, os.environ, resolve_auto=True, resolve_again=again, scope=scope)
         if plan.problems:  # a model that `auto` finds nowhere is known only now
             return _not_applied(plan.problems)
         done = [] if options.dry_run else await applying.apply(opened.db, plan, prune=options.prune)

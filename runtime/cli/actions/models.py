@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import psutil
 
 from cirkelline.agents import models, weights
-from cirkelline.agents.weights import Progress, Weights
+from cirkelline.agents.weights import Weights
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.models import Provider
 from cirkelline.configs.schema import ModelSpec
 from cirkelline.configs.settings import Settings
+from cirkelline.runtime import pulling
 from cirkelline.runtime.cli import display, opening, progressing
 from cirkelline.runtime.cli.answers import Answer, Cell, Mark, Table, Text
 
-_LAST_WORDS: Final = 2.0  # s
-Tell: TypeAlias = Callable[[Progress], None]
 _HOSTED: Final[tuple[tuple[Provider, str], ...]] = (("gemini", models.GEMINI_MODEL), ("openai", models.OPENAI_MODEL))
 
 
@@ -82,7 +78,7 @@ async def pull(name: str | None, source: str | None) -> Answer:
     settings = opening.settings()
     wanted = name or _default(settings)
     with progressing.shown() as show:
-        path = await _interruptible(lambda tell: weights.pull(wanted, settings.home, source or "auto", tell), show)
+        path = await pulling.pull(wanted, settings.home, source=source or "auto", tell=show)
     entry = weights.find(wanted)
     document = {"model": f"local:{entry.name}", "path": path, "size": entry.size, "sha256": entry.sha256}
     return Answer(document, [Text(f"local:{entry.name} is in {path}")])
@@ -90,42 +86,3 @@ async def pull(name: str | None, source: str | None) -> Answer:
 
 def _default(settings: Settings) -> str:
     return settings.local_model or weights.default_name(psutil.virtual_memory().available)
-
-
-async def _interruptible(work: Callable[[Tell], Path], show: Tell) -> Path:
-    """Run blocking work in a thread that Ctrl-C ends at its next word, or leaves behind if none comes.
-
-    Not in the loop's pool: its threads are waited for to their end, which for a download may be an hour away.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Path] = loop.create_future()
-    interrupted = threading.Event()
-
-    def hear(progress: Progress) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        show(progress)
-
-    def tell(setter: Callable[[Any], None], value: object) -> None:
-        if not outcome.done():
-            setter(value)
-
-    def run() -> None:
-        setter: Callable[[Any], None]
-        value: object
-        try:
-            setter, value = outcome.set_result, work(hear)
-        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-            setter, value = outcome.set_exception, error
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, setter, value)
-
-    threading.Thread(target=run, name="pull", daemon=True).start()
-    try:
-        return await asyncio.shield(outcome)
-    except asyncio.CancelledError:
-        interrupted.set()
-        ended, _ = await asyncio.wait({outcome}, timeout=_LAST_WORDS)
-        for one in ended:
-            one.exception()  # looked at, or asyncio would report it as forgotten
-        raise

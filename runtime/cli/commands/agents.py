@@ -41,7 +41,8 @@ def validate(paths: tuple[Path, ...], tools: Path | None) -> Work:
 @_tools
 @click.option("--dry-run", is_flag=True, help="Show what would change and change nothing.")
 @click.option("--prune", is_flag=True, help="Retire the agents that came from these files and are in none any more.")
-def apply(paths: tuple[Path, ...], tools: Path | None, dry_run: bool, prune: bool) -> Work:
+@click.option("--resolve-auto", is_flag=True, help="Ask anew what `model: auto` stands for, also where it has a model.")
+def apply(paths: tuple[Path, ...], tools: Path | None, dry_run: bool, prune: bool, resolve_auto: bool) -> Work:
     """Take agents from files into the database.
 
     Each changed definition becomes a new version; running tasks keep theirs. `model: auto` is resolved now, once. If
@@ -49,7 +50,7 @@ def apply(paths: tuple[Path, ...], tools: Path | None, dry_run: bool, prune: boo
     """
     from cirkelline.runtime.cli.actions import definitions
 
-    return definitions.apply(paths, tools, definitions.Options(dry_run=dry_run, prune=prune))
+    return definitions.apply(paths, tools, definitions.Options(dry_run=dry_run, prune=prune, resolve_auto=resolve_auto))
 
 
 @command.add("list", example="cirkelline agents list --json")

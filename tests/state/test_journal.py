@@ -155,3 +155,49 @@ async def test_a_large_output_is_stored_compressed(conn: Conn) -> None:
     row = await (await conn.execute("SELECT pg_column_size(output) FROM runtime.journal")).fetchone()
     assert row is not None
     assert row[0] < 10_000
+
+
+async def taken_over(conn: Conn, owner: UUID) -> None:
+    await conn.execute("UPDATE runtime.workers SET seen = now() - interval '1 hour' WHERE id = %s", [owner])
+    await claims.take_over(conn, state_limit=65536)
+
+
+@pytest.mark.parametrize(("steps", "status"), [(True, "pending"), (False, "failed")])
+async def test_only_workers_that_died_without_a_new_step_speak_against_a_task(
+    conn: Conn, steps: bool, status: str
+) -> None:
+    claim, fence = await claimed(conn)
+    for position in range(1, claims.DEATHS_ALLOWED + 2):
+        if steps:
+            assert await journal.write(conn, fence, [answer(position)]) is Written.WRITTEN
+        await taken_over(conn, fence.worker)
+        owner = await worker(conn)
+        again = await claims.claim(conn, owner, [claim.agent_id], slots=1)
+        if not again:
+            break
+        fence = Fence(owner, claim.id, again[0].attempt)
+        if position == claims.DEATHS_ALLOWED + 1:
+            await claims.release(conn, owner, [claim.id], reason="test")
+    task = await tasks.get(conn, claim.id)
+    assert (task.status, task.deaths) == (status, 1 if steps else claims.DEATHS_ALLOWED)
+
+
+async def test_the_last_steps_are_written_with_the_end_of_their_task_or_not_at_all(conn: Conn) -> None:
+    claim, fence = await claimed(conn)
+    last = Step(position=1, call=-1, kind="model", name="m", format=1, output={"in_result": True})
+    end = claims.Finish(claim.id, claim.attempt, "completed", {"output": "the end"}, steps=[last])
+    stranger = await worker(conn)
+    assert await claims.finish(conn, stranger, [end.as_json()], state_limit=65536) == []
+    assert await journal.read(conn, claim.id) == []
+    await claims.finish(conn, fence.worker, [end.as_json()], state_limit=65536)
+    (found,) = await journal.read(conn, claim.id)
+    assert found.output == {"text": "the end"}
+
+
+async def test_a_run_whose_state_is_refused_leaves_no_last_step(conn: Conn) -> None:
+    claim, fence = await claimed(conn)
+    bad = [{"op": "increment", "key": "n", "value": 1}, {"op": "append", "key": "n", "value": 1}]
+    end = claims.Finish(claim.id, claim.attempt, "completed", {"output": "x"}, operations=bad, steps=[answer(1)])
+    (finished,) = await claims.finish(conn, fence.worker, [end.as_json()], state_limit=65536)
+    assert finished.status == "failed"
+    assert await journal.read(conn, claim.id) == []

@@ -1,0 +1,245 @@
+"""Whatever is done to tasks in whatever order, the database agrees with a model that fits on one screen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+import scene
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from cirkelline.state import agents, claims, connection, tasks
+from cirkelline.state.claims import Claim
+
+Ending = Literal["completed", "failed", "cancelled"]
+ENDINGS = st.sampled_from(["completed", "failed", "cancelled"])
+
+
+@dataclass
+class Task:
+    id: UUID
+    agent: int
+    priority: int
+    place: int
+    status: str = "pending"
+    claim: Claim | None = None
+    holder: UUID | None = None
+    attempt: int = 0
+    deaths: int = 0
+    asked: bool = False
+
+
+@dataclass
+class Agent:
+    id: UUID
+    cap: int | None
+    paused: bool = False
+    increments: int = 0
+    versions: int = 0
+
+
+@dataclass
+class Model:
+    agents: list[Agent] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    workers: list[UUID] = field(default_factory=list)
+    stale: list[tuple[UUID, Claim]] = field(default_factory=list)
+
+    def running(self, agent: int | None = None) -> list[Task]:
+        return [task for task in self.tasks if task.status == "running" and agent in {None, task.agent}]
+
+    def next(self, slots: int) -> list[Task]:
+        """What a claim has to take: the best first, as far as each agent has room."""
+        room = [
+            0 if agent.paused else 99 if agent.cap is None else agent.cap - len(self.running(number))
+            for number, agent in enumerate(self.agents)
+        ]
+        taken = []
+        for task in sorted(self.tasks, key=lambda task: (-task.priority, task.place)):
+            if task.status == "pending" and room[task.agent] > 0 and len(taken) < slots:
+                room[task.agent] -= 1
+                taken.append(task)
+        return taken
+
+    def ended(self, task: Task, status: str) -> None:
+        if task.holder and task.claim:
+            self.stale.append((task.holder, task.claim))
+        task.status, task.holder, task.claim = status, None, None
+
+    def given_back(self, task: Task) -> None:
+        self.ended(task, "cancelled" if task.asked else "pending")
+
+
+class Dispatch(RuleBasedStateMachine):
+    """One connection does what many would do, in any order."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.model = Model()
+        self.runner = asyncio.Runner()
+        self.conn = self.run(connection.connect(url))
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(coroutine)
+
+    def rows(self, statement: str, *parameters: Any) -> Any:
+        return self.run(scene.rows(self.conn, statement, *parameters))
+
+    def teardown(self) -> None:
+        self.run(self.conn.close())
+        self.runner.close()
+
+    def worker(self, data: st.DataObject) -> UUID:
+        return data.draw(st.sampled_from(self.model.workers))
+
+    @initialize(caps=st.lists(st.none() | st.integers(0, 2), min_size=1, max_size=3))
+    def begin(self, caps: list[int | None]) -> None:
+        for table in ("tasks", "agent_states", "agents", "agent_heads", "claims", "workers", "definitions"):
+            self.rows_deleted(table)
+        for number, cap in enumerate(caps):
+            self.model.agents.append(Agent(self.run(scene.agent(self.conn, f"a{number}", cap=cap)), cap))
+        self.join()
+
+    def rows_deleted(self, table: str) -> None:
+        self.run(self.conn.execute(f"DELETE FROM runtime.{table}"))  # type: ignore[arg-type]
+
+    @rule()
+    def join(self) -> None:
+        self.model.workers.append(self.run(scene.worker(self.conn)))
+
+    @rule(data=st.data(), priority=st.integers(-1, 1))
+    def submit(self, data: st.DataObject, priority: int) -> None:
+        agent = data.draw(st.integers(0, len(self.model.agents) - 1))
+        insert = "INSERT INTO runtime.tasks (agent_id, priority) VALUES (%s, %s) RETURNING id, sequence"
+        ((identity, place),) = self.rows(insert, self.model.agents[agent].id, priority)
+        self.model.tasks.append(Task(identity, agent, priority, place))
+
+    @rule(data=st.data(), slots=st.integers(0, 4))
+    def claim(self, data: st.DataObject, slots: int) -> None:
+        owner = self.worker(data)
+        expected = self.model.next(slots)
+        everybody = [agent.id for agent in self.model.agents]
+        taken = self.run(claims.claim(self.conn, owner, everybody, slots=slots))
+        assert {claim.id for claim in taken} == {task.id for task in expected}
+        for task in expected:
+            task.claim = next(claim for claim in taken if claim.id == task.id)
+            task.status, task.holder, task.attempt = "running", owner, task.attempt + 1
+            assert task.claim.attempt == task.attempt
+
+    @precondition(lambda self: self.model.running())
+    @rule(data=st.data(), endings=st.lists(ENDINGS, min_size=1, max_size=3))
+    def finish(self, data: st.DataObject, endings: list[Ending]) -> None:
+        first = data.draw(st.sampled_from(self.model.running()))
+        batch = [task for task in self.model.running() if task.holder == first.holder][: len(endings)]
+        runs = []
+        for task, ending in zip(batch, endings, strict=False):
+            assert task.claim is not None
+            runs.append(scene.ended(task.claim, ending, operations=[{"op": "increment", "key": "n", "value": 1}]))
+        assert first.holder is not None
+        finished = self.run(scene.finish(self.conn, first.holder, *runs))
+        assert {each.id for each in finished} == {task.id for task in batch}
+        for task, ending in zip(batch, endings, strict=False):
+            agent = self.model.agents[task.agent]
+            agent.versions += ending != "cancelled"
+            agent.increments += ending == "completed"
+            self.model.ended(task, ending)
+
+    @precondition(lambda self: self.model.stale)
+    @rule(data=st.data(), ending=ENDINGS)
+    def finish_too_late(self, data: st.DataObject, ending: Ending) -> None:
+        late, claim = data.draw(st.sampled_from(self.model.stale))
+        assert self.run(scene.finish(self.conn, late, scene.ended(claim, ending))) == []
+
+    @precondition(lambda self: self.model.running())
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.model.running()))
+        assert task.holder is not None
+        assert self.run(claims.release(self.conn, task.holder, [task.id], reason="x")) == 1
+        self.model.given_back(task)
+
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        dead = self.worker(data)
+        self.run(scene.die(self.conn, dead))
+        held = [task for task in self.model.running() if task.holder == dead]
+        assert self.run(claims.take_over(self.conn, state_limit=scene.LIMIT)) == len(held)
+        for task in held:
+            task.deaths += 1
+            if task.deaths < claims.DEATHS_ALLOWED or task.asked:
+                self.model.given_back(task)
+            else:
+                self.model.agents[task.agent].versions += 1
+                self.model.ended(task, "failed")
+        self.model.workers.remove(dead)
+        if not self.model.workers:
+            self.join()
+
+    @precondition(lambda self: self.model.tasks)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.model.tasks))
+        answer = self.run(tasks.cancel(self.conn, task.id))
+        match task.status:
+            case "pending":
+                task.status = "cancelled"
+                assert answer == "cancelled"
+            case "running":
+                task.asked = True
+                assert answer == "asked"
+            case ended:
+                assert answer == ended
+
+    @precondition(lambda self: any(task.status in {"failed", "cancelled"} for task in self.model.tasks))
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        ended = [task for task in self.model.tasks if task.status in {"failed", "cancelled"}]
+        task = data.draw(st.sampled_from(ended))
+        self.run(tasks.retry(self.conn, task.id))
+        task.status, task.deaths, task.asked = "pending", 0, False
+
+    @rule(data=st.data(), paused=st.booleans())
+    def pause(self, data: st.DataObject, *, paused: bool) -> None:
+        agent = data.draw(st.sampled_from(self.model.agents))
+        self.run(agents.set_status(self.conn, agent.id, "paused" if paused else "idle"))
+        agent.paused = paused
+
+    @invariant()
+    def every_task_is_where_the_model_has_it(self) -> None:
+        found = dict(self.rows("SELECT id, status FROM runtime.tasks"))
+        assert found == {task.id: task.status for task in self.model.tasks}
+
+    @invariant()
+    def exactly_what_is_pending_is_in_line(self) -> None:
+        queued = set(self.rows("SELECT task_id FROM runtime.queue"))
+        assert queued == {task.id for task in self.model.tasks if task.status == "pending"}
+
+    @invariant()
+    def exactly_what_runs_is_claimed_by_its_owner_at_its_attempt(self) -> None:
+        claimed = set(self.rows("SELECT task_id, worker, attempt, cancelled FROM runtime.claims"))
+        assert claimed == {(task.id, task.holder, task.attempt, task.asked) for task in self.model.running()}
+
+    @invariant()
+    def versions_have_no_gap_and_increments_are_not_lost(self) -> None:
+        for agent in self.model.agents:
+            assert self.run(scene.versions(self.conn, agent.id)) == list(range(1, agent.versions + 1))
+            if agent.versions:
+                kept = self.run(scene.work(self.conn, agent.id))
+                assert kept.get("n", 0) == agent.increments
+
+
+def test_the_database_agrees_with_the_model(database_url: str) -> None:
+    rules = settings(max_examples=25, stateful_step_count=35, deadline=None)
+    run_state_machine_as_test(lambda: Dispatch(database_url), settings=rules)  # type: ignore[no-untyped-call]

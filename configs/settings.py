@@ -144,7 +144,7 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """An environment variable that means something; `setting` is the field it sets, None for a model provider's own."""
+    """An environment variable that means something; `setting` is the field it sets, None where others read it."""
 
     name: str
     description: str
@@ -152,10 +152,12 @@ class Variable:
     secret: bool = False
 
 
-_PROVIDERS: Final = (
+_OTHERS: Final = (
     Variable("GOOGLE_API_KEY", "The key of `gemini:` models; `model: auto` takes Gemini when it is set.", secret=True),
     Variable("OPENAI_API_KEY", "The key of `openai:` models; the second choice of `model: auto`.", secret=True),
     Variable("OPENAI_BASE_URL", "The address of another OpenAI-compatible server, such as Ollama or vLLM."),
+    Variable("CIRKELLINE_OPENAI_MODEL", "The model that `model: auto` takes from an OpenAI-compatible server."),
+    Variable("CIRKELLINE_DEBUG", "1 shows the traceback behind an error of a command."),
 )
 
 
@@ -164,7 +166,7 @@ def variables() -> tuple[Variable, ...]:
     own = tuple(
         Variable(_variable(name), field.description or "", name) for name, field in Settings.model_fields.items()
     )
-    return own + _PROVIDERS
+    return own + _OTHERS
 
 
 def _variable(setting: str) -> str:

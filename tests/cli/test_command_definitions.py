@@ -73,7 +73,7 @@ def test_one_bad_file_keeps_every_other_file_out_of_the_database(
 
 def test_validate_reports_all_faults_of_all_files_at_once(cirkelline: Commands, tmp_path: Path) -> None:
     agent_file(tmp_path, "one", "toolz: [calculate]\nlimits: {steps: many}\n")
-    agent_file(tmp_path, "two", "tools: [calculat, {python: 'os:system'}]\n")
+    agent_file(tmp_path, "two", "tools: [calcullator, {python: 'os:system'}]\n")
     agent_file(tmp_path, "three")
     result = cirkelline("agents", "validate", str(tmp_path), "--json")
     assert result.code == 2

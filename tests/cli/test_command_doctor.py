@@ -140,6 +140,8 @@ def test_a_bad_setting_is_the_one_thing_that_is_said(cirkelline: Commands, monke
 def test_a_mistyped_variable_is_noticed(cirkelline: Commands, filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
     filled.sql("SELECT 1")
     monkeypatch.setenv("CIRKELLINE_CONCURENCY", "9")
+    monkeypatch.setenv("CIRKELLINE_DEBUG", "0")
+    monkeypatch.setenv("CIRKELLINE_OPENAI_MODEL", "m")
     noticed = [check for check in checks(cirkelline("doctor", "--json"), "settings") if check["verdict"] == "notice"]
     assert [(check["says"], check["remedy"]) for check in noticed] == [
         ("CIRKELLINE_CONCURENCY is set and means nothing", "did you mean CIRKELLINE_CONCURRENCY?")

@@ -159,8 +159,8 @@ def test_the_reference_in_docs_is_what_the_parser_says() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["taks"], "no such command 'taks'; did you mean 'tasks'? (`cirkelline --help`)"),
-        (["tasks", "sumbit"], "no such command 'sumbit'; did you mean 'submit'? (`cirkelline tasks --help`)"),
+        (["tasksx"], "no such command 'tasksx'; did you mean 'tasks'? (`cirkelline --help`)"),
+        (["tasks", "submits"], "no such command 'submits'; did you mean 'submit'? (`cirkelline tasks --help`)"),
         (["tasks", "list", "--statsu", "x"], "no such option --statsu; did you mean '--status'?"),
         (["--versoin"], "no such option --versoin; did you mean '--version'?"),
         (["tasks", "list", "--status", "complete"], "'complete'"),

@@ -84,7 +84,7 @@ REFUSED_INPUTS: list[tuple[list[str], bytes, str]] = [
     (["help\x1b[2Jer", "a"], b"", "characters that cannot be shown"),
     (["", "a"], b"", "it is empty"),
     (["x" * 300, "a"], b"", "longer than 255 characters"),
-    (["hepler", "a"], b"", "no agent named 'hepler'; did you mean 'helper'?"),
+    (["helperr", "a"], b"", "no agent named 'helperr'; did you mean 'helper'?"),
     ([NOBODY, "a"], b"", "no agent named"),
     (["' OR 1=1 --", "a"], b"", "no agent named"),
 ]

@@ -38,7 +38,7 @@ async def pull_missing(db: Database, home: Path, *, agent: UUID | None = None) -
         log.info("model.pulling", model=f"local:{name}")
         try:
             with _shown() as tell:
-                await _pulled(name, home, tell)
+                await pull(name, home, tell=tell)
         except CirkellineError as error:
             log.error("model.not_pulled", model=f"local:{name}", error=str(error))  # noqa: TRY400 - said in full
 
@@ -78,8 +78,11 @@ def _shown() -> Generator[Tell]:
     yield tell_log
 
 
-async def _pulled(name: str, home: Path, tell: Tell) -> Path:
-    """Pull in a thread that a signal ends at its next word. Not in the loop's pool: its threads are waited for."""
+async def pull(name: str, home: Path, *, source: str = "auto", tell: Tell) -> Path:
+    """Pull one model's weights in a thread that Ctrl-C ends at its next word, or leaves behind if none comes.
+
+    Not in the loop's pool: its threads are waited for to their end, which for a download may be an hour away.
+    """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Path] = loop.create_future()
     interrupted = threading.Event()
@@ -97,7 +100,7 @@ async def _pulled(name: str, home: Path, tell: Tell) -> Path:
         setter: Callable[[Any], None]
         value: object
         try:
-            setter, value = outcome.set_result, weights.pull(name, home, progress=hear)
+            setter, value = outcome.set_result, weights.pull(name, home, source=source, progress=hear)
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             setter, value = outcome.set_exception, error
         with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more

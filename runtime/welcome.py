@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -47,7 +49,7 @@ async def show(opened: Opened, task_id: UUID) -> None:
 def _print(task: Task) -> None:
     if not sys.stderr.isatty():
         return  # the log lines say it already
-    told = _told(task.result)
+    told, program = _told(task.result), _program()
     lines = [
         "",
         f"  you        {QUESTION}",
@@ -55,10 +57,18 @@ def _print(task: Task) -> None:
         "",
         "  That was task " + str(task.id) + f": its answer is in runtime.tasks, and {AGENT}'s state is now at "
         f"version {task.state_version} in runtime.agent_states.",
-        f"  Now try, in another terminal:  cirkelline chat {AGENT}   ·   cirkelline tasks list   ·   cirkelline --help",
+        f"  Now try, in another terminal:  {program} chat {AGENT}   ·   {program} tasks list   ·   {program} --help",
         "",
     ]
     sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _program() -> str:
+    """Return how this very program is called from here: `make run` puts nothing on anybody's PATH."""
+    if shutil.which("cirkelline"):
+        return "cirkelline"
+    called = Path(sys.argv[0]).absolute()
+    return str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
 
 
 def _told(result: object) -> str:

@@ -62,7 +62,11 @@ def release_migrations() -> list[Migration]:
     return [Migration(file.name.removesuffix(".sql"), file.read_text(encoding="utf-8")) for file in files]
 
 
-LEDGER_EXISTS: Final = "SELECT to_regclass('runtime.migrations') IS NOT NULL"
+# Not to_regclass: it may answer from what this connection knew before it waited for the lock.
+LEDGER_EXISTS: Final = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'runtime' AND c.relname = 'migrations')
+"""
 LEDGER: Final = "SELECT name, sha256, applied FROM runtime.migrations ORDER BY name"
 MAKE_LEDGER: Final = b"""
 CREATE SCHEMA IF NOT EXISTS runtime;

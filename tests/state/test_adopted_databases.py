@@ -66,6 +66,10 @@ async def test_migrating_checking_and_draining_change_no_row(foreign: Foreign, e
     before = foreign.rows(empty_database_url)
     assert all(before.values())
     await migrations.migrate(empty_database_url)
+    assert foreign.rows(empty_database_url) == before
+    with psycopg.connect(empty_database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM runtime.queue").fetchone() == (0,)
+        assert conn.execute("SELECT count(*) FROM runtime.definitions").fetchone() == (0,)
     doctor = cirkelline(empty_database_url, "doctor")
     drained = cirkelline(empty_database_url, "up", "--drain")
     assert drained.returncode == 0, drained.stderr

@@ -12,10 +12,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 from foreign import AGENTS, FIRST, KV1NTOS, Connection
-from psycopg import sql
+from psycopg import conninfo, sql
 
 from cirkelline.state import documents, migrations
-from cirkelline.state.connection import connect, with_search_path
+from cirkelline.state.connection import Conn, connect, with_search_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,18 +31,24 @@ SELECT conname, contype, regexp_replace(pg_get_constraintdef(oid), 'REFERENCES (
 INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s AND tablename = %s ORDER BY indexname"
 
 
-@pytest.fixture
-def as_written(empty_database_url: str) -> Iterator[Connection]:
+@pytest.fixture(scope="module")
+def as_written(server_url: str) -> Iterator[Connection]:
     """A database made by the documents' own DDL and nothing else, the second one's tables in `runtime`."""
-    with psycopg.connect(empty_database_url, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION vector SCHEMA public")
-        conn.execute("CREATE SCHEMA ai")
-        conn.execute("CREATE SCHEMA runtime")
-        conn.execute(KV1NTOS.encode())
-        conn.execute("SET search_path = runtime, public")
-        conn.execute(AGENTS.encode())
-        conn.execute("RESET search_path")
-        yield conn
+    name = f"cirkelline_written_{uuid4().hex[:16]}"
+    with psycopg.connect(server_url, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            with psycopg.connect(conninfo.make_conninfo(server_url, dbname=name), autocommit=True) as conn:
+                conn.execute("CREATE EXTENSION vector SCHEMA public")
+                conn.execute("CREATE SCHEMA ai")
+                conn.execute("CREATE SCHEMA runtime")
+                conn.execute(KV1NTOS.encode())
+                conn.execute("SET search_path = runtime, public")
+                conn.execute(AGENTS.encode())
+                conn.execute("RESET search_path")
+                yield conn
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
@@ -71,11 +77,16 @@ def test_what_was_added_stops_no_other_writer(table: str, as_written: Connection
     assert not added or table not in FIRST
 
 
-@pytest.mark.usefixtures("as_written")
-async def test_the_list_of_tables_is_the_documents_list(empty_database_url: str) -> None:
-    conn = await connect(empty_database_url)
+async def test_the_list_of_tables_is_the_documents_list(as_written: Connection, server_url: str) -> None:
+    conn = await connect(conninfo.make_conninfo(server_url, dbname=as_written.info.dbname))
     async with conn:
         assert await documents.columns(conn) == documents.TABLES
+
+
+async def test_the_list_of_added_columns_is_what_the_migrations_add(conn: Conn) -> None:
+    found = await documents.columns(conn)
+    added = {table: found[table].items() - columns.items() for table, columns in documents.TABLES.items()}
+    assert {table: dict(columns) for table, columns in added.items() if columns} == documents.ADDED
 
 
 def test_the_vector_index_is_the_one_that_is_asked_for(migrated: Connection) -> None:

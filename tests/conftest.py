@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,10 @@ _OUR_VARIABLES = re.compile("^(CIRKELLINE_|OPENAI_|GOOGLE_|GEMINI_|DATABASE_URL$
 _KEPT = {"CIRKELLINE_TEST_MODELS"}
 _OLD = 3600.0  # s since a run began; one that is being started has no user yet
 GIVEN = os.environ.get("DATABASE_URL")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun in a shell's background: without this every command that a test starts would ignore Ctrl-C as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

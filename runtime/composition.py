@@ -29,7 +29,7 @@ _LOOKED_INTO: Final = 65536  # bytes of a file that decide whether it defines an
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open, migrated database; `fresh` when this very call made the first migration of an empty embedded one."""
+    """An open, migrated database; `fresh` when it is the embedded one and no agent or task has ever been in it."""
 
     settings: Settings
     db: Database
@@ -65,9 +65,11 @@ async def open_database(
     Raises: DatabaseUnavailable, MigrationError.
     """
     async with _server(settings, progress) as (url, is_embedded):
-        first = migrate and (await migrations.migrate(url)).first
+        if migrate:
+            await migrations.migrate(url)
         async with Database.open(url, connections=connections) as db:
-            fresh = first and is_embedded and await _has_no_agents(db)
+            # Not by who migrated it: a newcomer's first command may be another than the one that greets them.
+            fresh = migrate and is_embedded and await _is_empty(db)
             yield Opened(settings, db, url, is_embedded, fresh)
 
 
@@ -89,9 +91,9 @@ async def _server(settings: Settings, progress: Callable[[str], None]) -> AsyncG
         await asyncio.to_thread(server.release)
 
 
-async def _has_no_agents(db: Database) -> bool:
+async def _is_empty(db: Database) -> bool:
     async with db.connection() as conn:
-        return not await agents.find(conn)
+        return await agents.none_yet(conn)
 
 
 def configs_folder(settings: Settings, given: Path | None) -> Path | None:

@@ -97,6 +97,17 @@ async def find(conn: Conn) -> list[Agent]:
         return await cursor.fetchall()
 
 
+NONE_YET: Final = """
+SELECT NOT EXISTS (SELECT FROM runtime.agents) AND NOT EXISTS (SELECT FROM runtime.tasks)
+"""
+
+
+async def none_yet(conn: Conn) -> bool:
+    """Whether the database is as a migration leaves it: no agent, and no task."""
+    row = await (await conn.execute(NONE_YET)).fetchone()
+    return bool(row and row[0])
+
+
 BY_REFERENCE: Final = (
     AGENTS
     + " WHERE a.handle = %(reference)s::text OR a.id::text = %(reference)s OR a.name = %(reference)s"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
 from workplace import Daemon, Workplace
 
+from cirkelline.configs.settings import Settings
+from cirkelline.runtime import composition
 from cirkelline.state import embedded
 from cirkelline.state.connection import Database
 
@@ -49,15 +53,26 @@ def provider() -> Iterator[dict[str, str]]:
     server.server_close()
 
 
+@pytest.fixture
+def home(place: Workplace) -> Iterator[Path]:
+    """A home whose embedded server is gone with the test, its data too (which root keeps elsewhere)."""
+    home = place.folder / "home"
+    yield home
+    embedded.stop(home, force=True)
+    shutil.rmtree(embedded.status(home).folder, ignore_errors=True)
+
+
 def last(daemon: Daemon, event: str) -> list[dict[str, object]]:
     return [{key: line.get(key) for key in ("agent", "status", "state")} for line in daemon.said(event)]
 
 
 async def test_examples_and_one_welcome_task_the_first_time_and_nothing_the_second(
-    place: Workplace, start: Start, provider: dict[str, str]
+    place: Workplace, start: Start, provider: dict[str, str], home: Path
 ) -> None:
-    home = place.folder / "home"
     environ = {**provider, "CIRKELLINE_HOME": str(home)}
+    # A look at the database before (`cirkelline doctor`, `tasks list`) does not cost a newcomer their welcome.
+    async with composition.open_database(Settings(home=home)) as opened:
+        assert opened.fresh
     first = start("first", environ=environ, drain=True)
     assert await first.ends() == 0, (place.folder / "first.log").read_text()
     assert first.lines[0]["database"] == f"embedded database in {home}"
@@ -78,10 +93,10 @@ async def test_examples_and_one_welcome_task_the_first_time_and_nothing_the_seco
 
 
 async def test_an_authors_own_files_are_served_instead_of_the_examples(
-    place: Workplace, start: Start, provider: dict[str, str]
+    place: Workplace, start: Start, provider: dict[str, str], home: Path
 ) -> None:
     place.write("mine", [{"text": "hi"}])
-    environ = {**provider, "CIRKELLINE_HOME": str(place.folder / "home"), "CIRKELLINE_CONFIGS": str(place.configs)}
+    environ = {**provider, "CIRKELLINE_HOME": str(home), "CIRKELLINE_CONFIGS": str(place.configs)}
     daemon = start(environ=environ, drain=True)
     assert await daemon.ends() == 0
     assert [line["agent"] for line in daemon.said("agent.created")] == ["mine"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Final, cast
 
 import click
 
+from cirkelline.configs import secrecy
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.cli import display
 
@@ -17,6 +19,7 @@ UNFINISHED: Final = 3
 UNDECIDED: Final = 4
 INTERRUPTED: Final = 130
 _LONGEST: Final = 2000
+_SHORTEST_SECRET: Final = 8  # a shorter value would be found inside ordinary words
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,10 @@ def _unexpected(error: BaseException) -> Failure:
 
 
 def _sentence(text: str) -> str:
-    """Return the first line of a message; a library's second paragraph is no remedy."""
+    """Return the first line of a message, without secrets; a library's second paragraph is no remedy."""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return display.line(first, _LONGEST)
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and secrecy.names_secret(name):
+            first = first.replace(value, secrecy.HIDDEN)
+    words = (secrecy.mask_url(word) if "://" in word else word for word in first.split(" "))
+    return display.line(" ".join(words), _LONGEST)

@@ -103,18 +103,16 @@ def scene(filled: Filled, tmp_path: Path) -> dict[str, str]:
     return {"SESSION": str(session), "TASK": str(task)[:8], "PENDING": str(filled.task(agent))}
 
 
-@pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=" ".join)
-def test_with_json_stdout_is_one_document_whatever_happens(
-    arguments: tuple[str, ...], cirkelline: Commands, scene: dict[str, str]
-) -> None:
-    result = cirkelline(*(scene.get(argument, argument) for argument in arguments), "--json")
-    document = json.loads(result.out)
-    assert isinstance(document, dict)
-    assert result.out.endswith("}\n")
-    assert "Traceback" not in result.err
-    if result.code == 2:
-        assert "error" in document
-        assert result.err
+def test_with_json_stdout_is_one_document_whatever_happens(cirkelline: Commands, scene: dict[str, str]) -> None:
+    for arguments in JSON_COMMANDS:
+        result = cirkelline(*(scene.get(argument, argument) for argument in arguments), "--json")
+        document = json.loads(result.out)
+        assert isinstance(document, dict), arguments
+        assert result.out.endswith("}\n"), arguments
+        assert "Traceback" not in result.err, arguments
+        if result.code == 2:
+            assert "error" in document, arguments
+            assert result.err, arguments
 
 
 def test_every_command_that_can_be_typed_is_held_to_that() -> None:
@@ -210,6 +208,18 @@ def test_a_fault_of_ours_is_one_sentence_with_its_type_and_a_traceback_only_when
     assert result.err.count("\n") == 1
     monkeypatch.setenv("CIRKELLINE_DEBUG", "1")
     assert "Traceback" in cirkelline("agents", "list").err
+
+
+def test_a_fault_never_shows_a_key_or_a_password(cirkelline: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame-open-sesame")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("sesame-open-sesame was refused by https://ivo:hunter2@example.com/v1")
+
+    monkeypatch.setattr(root, "main", broken)
+    result = cirkelline("agents", "list", "--json")
+    assert "*** was refused by https://ivo:***@example.com/v1" in result.err
+    assert not [secret for secret in ("sesame", "hunter2") if secret in result.out + result.err]
 
 
 @pytest.mark.parametrize(

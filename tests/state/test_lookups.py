@@ -79,9 +79,8 @@ async def _measure(url: str) -> None:
     conn = await connect(url)
     async with conn:
         owner = await scene.worker(conn)
-        lone = await scene.agent(conn, "first")
+        lone = await scene.agent(conn)
         for _ in range(8):  # more often than PostgreSQL plans a statement anew before it keeps the plan
-            await scene.submit(conn, lone, 2)
             await turn(conn, owner, [lone], 10)
         await fill(url)
         made = await scene.rows(conn, "SELECT id FROM runtime.agents WHERE handle IS NULL")

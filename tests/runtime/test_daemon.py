@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+from psycopg import conninfo
 from workplace import Daemon, Workplace
 
 Start = Callable[..., Daemon]
@@ -18,7 +19,7 @@ async def test_its_first_line_says_which_database_it_is_on_without_the_password(
     assert await daemon.ends() == 0
     first = daemon.lines[0]
     assert first["event"] == "cirkelline.up"
-    assert first["database"].startswith(f"database {place.db.url.rsplit('/', 1)[1].split('?')[0]} at ")
+    assert first["database"].startswith(f"database {conninfo.conninfo_to_dict(place.db.url)['dbname']} at ")
 
 
 async def test_drain_does_all_there_is_to_do_and_ends(place: Workplace, start: Start) -> None:

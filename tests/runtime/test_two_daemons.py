@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from workplace import Daemon, Workplace
+from workplace import Daemon, Workplace, until
 
 Start = Callable[..., Daemon]
 
@@ -84,19 +84,34 @@ async def test_a_tool_that_blocks_the_event_loop_does_not_cost_the_lease(place: 
     assert not any(daemon.said("tasks.taken_over") or daemon.said("worker.declared_dead") for daemon in daemons)
 
 
+WHO = """
+import os, pathlib
+from cirkelline.tools import tool
+
+@tool(effects="read")
+def who() -> str:
+    pathlib.Path(f"asked-{os.getpid()}").touch()
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+    return str(os.getpid())
+"""
+
+
 async def test_a_daemon_that_was_frozen_and_thought_dead_cannot_overwrite_what_its_heir_wrote(
     place: Workplace, start: Start
 ) -> None:
-    place.tool("who", "def who() -> str:\n    import os\n    return str(os.getpid())\n")
-    turns = [{"tool": "who"}, {"text": "{{last_tool}}", "delay": "2s"}]
+    place.tool("who", WHO)
+    turns = [{"tool": "who"}, {"text": "{{last_tool}}"}]
     await place.agent("who", turns, tools=[{"python": "who:who"}])
     frozen = start("frozen")
     await frozen.says("worker.ready")
     task_id = await place.submit("who")
-    await place.running(task_id)
+    await is_asked(place, frozen)
     heir = start("heir")
     await heir.says("worker.ready")
     frozen.signal(signal.SIGSTOP)
+    await is_asked(place, heir)
+    (place.folder / "go").touch()
     (task,) = await place.ended(task_id)
     frozen.signal(signal.SIGCONT)
 
@@ -109,3 +124,12 @@ async def test_a_daemon_that_was_frozen_and_thought_dead_cannot_overwrite_what_i
     again = await place.submit("who")
     assert (await place.result(again))["output"] == str(frozen.process.pid)
     assert await place.task(task_id) == task
+
+
+async def is_asked(place: Workplace, daemon: Daemon) -> None:
+    """Wait until the daemon's tool runs."""
+
+    async def look() -> bool:
+        return (place.folder / f"asked-{daemon.process.pid}").exists()
+
+    await until(look, f"the tool of {daemon.process.pid}")

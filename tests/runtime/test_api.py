@@ -54,7 +54,7 @@ async def test_a_task_that_takes_too_long_goes_on_and_can_be_cancelled(place: Wo
 async def test_what_does_not_exist_is_said_with_a_suggestion(place: Workplace, runtime: Runtime) -> None:
     await runtime.agents.apply([place.write("helper", [{"text": "x"}])])
     with pytest.raises(AgentNotFound, match="did you mean 'helper'"):
-        await runtime.submit("hepler", "hi")
+        await runtime.submit("helpers", "hi")
 
 
 async def test_bad_files_apply_nothing(place: Workplace, runtime: Runtime) -> None:

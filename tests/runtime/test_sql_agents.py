@@ -75,7 +75,7 @@ async def test_a_config_changed_by_plain_sql_makes_a_new_version(place: Workplac
 BAD: dict[str, tuple[Any, str]] = {
     "no config": (None, "instructions"),
     "a config that is text": ("be nice", "JSON object"),
-    "a misspelt key": ({"instrutions": "x"}, "has no instructions"),
+    "a misspelt key": ({"instruction": "x"}, "has no instructions"),
     "a tool out of the standard library": ({"instructions": "x", "tools": [{"python": "os:system"}]}, "os:system"),
     "a tool nobody knows": ({"instructions": "x", "tools": ["calculator"]}, "calculate"),
     "a script that is not there": ({"instructions": "x", "model": "scripted:/nowhere.yaml"}, "/nowhere.yaml"),
@@ -116,7 +116,7 @@ async def test_an_agent_that_one_worker_refused_is_accepted_by_the_one_that_has_
 
 
 async def test_a_repaired_agent_is_checked_again(place: Workplace) -> None:
-    await insert(place, "parrot", {"instrutions": "x"})
+    await insert(place, "parrot", {"instruction": "x"})
     async with place.working():
         await place.becomes(True, "SELECT problem IS NOT NULL FROM runtime.agents")
         await place.execute("UPDATE runtime.agents SET config = %s::jsonb", json.dumps(config(place)))

@@ -115,7 +115,7 @@ class Conversation:
         """Follow a task and do what has to be done meanwhile; None when the person insists on not waiting."""
         jobs: list[asyncio.Task[Task | None]] = [
             asyncio.create_task(self._follow(follower, task_id, shown), name="chat-follow"),
-            asyncio.create_task(self._look_after(task_id, shown), name="chat-look"),
+            asyncio.create_task(self._look_after(task_id, shown, stop), name="chat-look"),
             asyncio.create_task(self._cancel(task_id, shown, stop), name="chat-cancel"),
             asyncio.create_task(_insisted(stop), name="chat-insist"),
         ]
@@ -138,7 +138,7 @@ class Conversation:
                 shown.take(event)
         return None
 
-    async def _look_after(self, task_id: UUID, shown: Shown) -> None:
+    async def _look_after(self, task_id: UUID, shown: Shown, stop: Stop) -> None:
         """See to it that somebody works on the turn, and tell what it waits for."""
         waits_since: float | None = None
         before: Situation | None = None
@@ -156,20 +156,30 @@ class Conversation:
                 found = None
             if found is not None:
                 waits_since = (waits_since or now) if found.pending else None
-                await self._react(found, shown, lasting=before is not None and before.sentence == found.sentence)
+                await self._react(found, shown, stop, lasting=before is not None and before.sentence == found.sentence)
             before = found
             await asyncio.sleep(self._pace.look)
 
-    async def _react(self, found: Situation, shown: Shown, *, lasting: bool) -> None:
+    async def _react(self, found: Situation, shown: Shown, stop: Stop, *, lasting: bool) -> None:
         """Work on the turn here where that is needed; say what keeps it waiting once that has been seen twice."""
         if self.session is not None and (found.needs_worker or self._worker.working):
             await self._worker.work_for(self.session)
         shown.waiting(found.words)
         refusal = self._worker.refusal(self.agent) if found.nobody_else else None
         if refusal:
-            shown.note(f"nobody can answer as {self.agent.label} at present: {refusal} (Ctrl-C takes the turn back)")
+            self._despair(f"nobody can answer as {self.agent.label} at present: {refusal}", shown, stop)
+        elif found.sentence and lasting and found.hopeless:
+            self._despair(found.sentence, shown, stop)
         elif found.sentence and lasting:
             shown.note(found.sentence)
+
+    def _despair(self, why: str, shown: Shown, stop: Stop) -> None:
+        """Say that a turn will not be answered by itself; give it up where nobody is there to do that."""
+        if self._screen.waits:
+            shown.note(f"{why} (Ctrl-C takes the turn back)")
+        else:
+            shown.give_up(why)
+            stop.give_up()
 
     async def _cancel(self, task_id: UUID, shown: Shown, stop: Stop) -> Task | None:
         """Cancel the task once the person asks for it; return its row when that ended it at once."""

@@ -30,6 +30,8 @@ class Lines:
     Words are streamed when somebody watches stdout; a program gets each answer whole, as the task's row has it.
     """
 
+    waits = False
+
     def __init__(
         self, stdin: BinaryIO | None, stdout: TextIO, stderr: TextIO, interrupts: Interrupts, *, silent: bool
     ) -> None:
@@ -60,7 +62,7 @@ class Lines:
             try:
                 yield
             finally:
-                self._stopped = self._stopped or stop.asked.is_set()
+                self._stopped = self._stopped or stop.pressed
 
     def say(self, text: str, tone: Tone = "plain") -> None:
         """Write on stderr."""

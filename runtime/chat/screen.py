@@ -22,25 +22,32 @@ class Left(Exception):
 
 
 class Stop:
-    """The person's wish to stop an answer: `asked` with the first Ctrl-C, `insisted` with the second."""
+    """The wish to stop an answer: `asked` with the first Ctrl-C, `insisted` with the second."""
 
     def __init__(self) -> None:
+        self.pressed = False
         self.asked = asyncio.Event()
         self.insisted = asyncio.Event()
 
     def press(self) -> None:
         """Take one more Ctrl-C."""
-        if self.asked.is_set():
+        if self.pressed:
             self.insisted.set()
+        self.pressed = True
+        self.asked.set()
+
+    def give_up(self) -> None:
+        """Stop it although nobody asked."""
         self.asked.set()
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn that has ended: what was said, and the task's row."""
+    """A turn that has ended: what was said, the task's row, and why it was given up if it was."""
 
     said: str
     task: Task
+    given_up: str | None = None
 
     @property
     def completed(self) -> bool:
@@ -58,6 +65,8 @@ class Turn:
         """Why it was not answered: the kind, and one sentence."""
         if self.completed:
             return None
+        if self.given_up:
+            return "Unanswerable", self.given_up
         result = self.task.result if scalars.is_mapping(self.task.result) else {}
         error = result.get("error")
         kind = str(error.get("type", "Failed")) if scalars.is_mapping(error) else str(self.task.status).capitalize()
@@ -69,6 +78,8 @@ class Screen(Protocol):
 
     streams: bool
     """Whether words are shown as they come; if not, `ended` shows the answer."""
+    waits: bool
+    """Whether somebody is there to decide how long to wait; if not, a turn that nobody can answer is given up."""
 
     async def ask(self) -> str:
         """Return what the person says next, never blank. Raises: Left."""

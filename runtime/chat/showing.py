@@ -7,7 +7,7 @@ from typing import Final
 
 from cirkelline.configs import scalars
 from cirkelline.runtime.chat import cleaning
-from cirkelline.runtime.chat.screen import Screen, Turn
+from cirkelline.runtime.chat.screen import Screen, Tone, Turn
 from cirkelline.runtime.chat.situation import THINKING
 from cirkelline.runtime.cli import display
 from cirkelline.runtime.streaming import Told
@@ -30,6 +30,7 @@ class Shown:
         self._said = said
         self._lost_words = _LATE if late else _LOST
         self._attempt = 0
+        self._given_up: str | None = None
         self._stopping = False
         self._away = False
         self._worried = False  # whether the status tells of something that is over once the task runs
@@ -118,7 +119,16 @@ class Shown:
         """Say something about this turn, once."""
         if sentence not in self._said_once:
             self._said_once.add(sentence)
-            self._screen.say(display.safe(sentence), "quiet")
+            self._interrupt(display.safe(sentence), "quiet")
+
+    def _interrupt(self, sentence: str, tone: Tone) -> None:
+        """Say something of ours between the words, which then go on at the beginning of a line."""
+        self._screen.say(sentence, tone)
+        self._visible, self._space = False, ""
+
+    def give_up(self, why: str) -> None:
+        """Take note of why the turn is being stopped."""
+        self._given_up = self._given_up or why
 
     def stopping(self) -> None:
         """Show that the answer is being stopped."""
@@ -129,7 +139,7 @@ class Shown:
         """Say that the database is away, and that it is tried again."""
         if not self._away:
             self._away = True
-            self._screen.say(
+            self._interrupt(
                 f"the database does not answer ({display.line(reason, 200)}): trying again until it does;"
                 " Ctrl-C twice gives up waiting",
                 "bad",
@@ -140,21 +150,22 @@ class Shown:
         """Say that the database is there again."""
         if self._away:
             self._away = False
-            self._screen.say("the database is back", "quiet")
+            self._interrupt("the database is back", "quiet")
             self._screen.status("stopping" if self._stopping else THINKING)
 
     def end(self, task: Task) -> Turn:
         """Show how the turn ended, and what of its answer was not shown yet."""
-        turn = Turn(self._said, task)
+        turn = Turn(self._said, task, self._given_up)
         self._screen.status(None)
         self._show_rest(turn.output)
         for tool in self._tools:
             self._screen.say(f"  {_call(*tool)}  {'' if turn.completed else 'did not finish'}".rstrip(), "quiet")
-        if task.status == TaskStatus.CANCELLED:
+        if task.status == TaskStatus.CANCELLED and not turn.given_up:
             self._screen.say("stopped", "quiet")
         elif turn.error is not None:
             self._screen.say(f"error: {display.safe(turn.error[1])}", "bad")
-            self._screen.say(_after_failure(task), "quiet")
+            if not turn.given_up:
+                self._screen.say(_after_failure(task), "quiet")
         elif not turn.output.strip():
             self._screen.say("(an empty answer)", "quiet")
         self._screen.ended(turn)

@@ -24,7 +24,7 @@ PATIENCE: Final = 5.0
 class Situation:
     """Where a turn stands, in a few words, and in a sentence when the person can do something about it.
 
-    `needs_worker` when this chat should work on it itself; `nobody_else` when no other worker is about to take it;
+    `hopeless` when nothing will change by itself; `needs_worker` when this chat should work on it itself; `nobody_else` when no other worker is about to take it;
     `pending` when nobody runs it.
     """
 
@@ -33,6 +33,7 @@ class Situation:
     needs_worker: bool = False
     nobody_else: bool = False
     pending: bool = True
+    hopeless: bool = False
 
 
 async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | None:
@@ -59,7 +60,7 @@ async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | 
 def _pending(task: Task, agent: Agent, place: Standing, serving: Sequence[Worker], *, long: bool) -> Situation:
     unfit = waiting.unfit(agent) if agent.definition_version is not None or agent.problem else None
     if unfit:
-        return Situation("waiting", f"{unfit}; Ctrl-C takes the turn back")
+        return Situation("waiting", unfit, hopeless=True)
     if place.earlier_turn:
         return Situation("an earlier turn of this session is still running", needs_worker=not serving)
     if not serving:

@@ -74,8 +74,8 @@ def _on_terminals(environ: Mapping[str, str]) -> bool:
 
 async def _on_terminal(talk: _Talk, interrupts: Interrupts) -> int:
     screen = Terminal(sys.stdin, sys.stdout, interrupts, talk.environ)
-    screen.status("opening the database")
-    with quiet.logging_beside(talk.settings, talk.environ):
+    with screen.opened(), quiet.logging_beside(talk.settings, talk.environ):
+        screen.status("opening the database")
         left = await talk.run(screen, screen)
     return INTERRUPTED if left.interrupted else 0
 

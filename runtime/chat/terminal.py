@@ -32,6 +32,7 @@ class Terminal:
     """A chat on a terminal. Only the status line is ever overwritten; words are written once, where they stay."""
 
     streams = True
+    waits = True
 
     def __init__(self, stdin: TextIO, stdout: TextIO, interrupts: Interrupts, environ: Mapping[str, str]) -> None:
         self._in = stdin
@@ -44,8 +45,16 @@ class Terminal:
         self._status: str | None = None
         self._since = 0.0
         self._drawn = ""
-        self._ticking: asyncio.Task[None] | None = None
         self._interrupted = False
+
+    @contextmanager
+    def opened(self) -> Generator[None]:
+        """Hold the terminal for the length of a chat."""
+        with _quiet_keys(self._in):
+            try:
+                yield
+            finally:
+                self._finish_line()
 
     def remember(self, inputs: Sequence[str]) -> None:
         """Offer earlier inputs, the oldest first, to whoever presses Up."""
@@ -88,13 +97,13 @@ class Terminal:
 
     @contextmanager
     def answering(self, stop: Stop) -> Generator[None]:
-        """Hide what is typed, which belongs to the next line, and show a status."""
-        self._ticking = asyncio.create_task(self._tick(), name="chat-status")
-        with self._interrupts.stopping(stop), _unechoed(self._in):
+        """Give Ctrl-C to `stop`, and count the seconds of the status."""
+        ticking = asyncio.create_task(self._tick(), name="chat-status")
+        with self._interrupts.stopping(stop):
             try:
                 yield
             finally:
-                self._ticking.cancel()
+                ticking.cancel()
                 self.status(None)
 
     def say(self, text: str, tone: Tone = "plain") -> None:
@@ -165,18 +174,22 @@ class Terminal:
 
 
 @contextmanager
-def _unechoed(stdin: TextIO) -> Generator[None]:
-    """Do not show what is typed while an answer comes: it would stand in the middle of it. It is not lost."""
+def _quiet_keys(stdin: TextIO) -> Generator[None]:
+    """Let the terminal keep what is typed as it is, unseen, for the next line that is edited; Ctrl-C stays a signal.
+
+    Shown, it would stand in the middle of an answer; and a Ctrl-D that the terminal itself took for the end of a line
+    would leave the editor without input.
+    """
     try:
         import termios  # noqa: PLC0415 - not on every platform
 
         terminal = stdin.fileno()
-        before = termios.tcgetattr(terminal)
+        before, quiet = termios.tcgetattr(terminal), termios.tcgetattr(terminal)
     except (ImportError, OSError, ValueError):
         yield
         return
-    quiet = termios.tcgetattr(terminal)
-    quiet[3] &= ~termios.ECHO
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] = (quiet[3] & ~(termios.ECHO | termios.ICANON)) | termios.NOFLSH
     with contextlib.suppress(termios.error):
         termios.tcsetattr(terminal, termios.TCSANOW, quiet)
     try:
@@ -193,7 +206,6 @@ def _keys() -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("enter")
-    @keys.add("c-j")  # an Enter that was typed while an answer came
     def send(event: KeyPressEvent) -> None:
         if event.current_buffer.text.strip():
             event.current_buffer.validate_and_handle()

@@ -22,6 +22,7 @@ class FakeScreen:
     """A screen that keeps all that was shown."""
 
     streams = True
+    waits = True
 
     def __init__(self, *inputs: str) -> None:
         self.inputs = list(inputs)

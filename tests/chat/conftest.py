@@ -21,7 +21,7 @@ from cirkelline.tools.toolbox import Toolbox
 @pytest.fixture
 def place(db: Database, tmp_path: Path) -> Workplace:
     """A workplace of the test's own, whose leases lapse soon."""
-    return Workplace(db, tmp_path, lease=0.5, poll=0.1)
+    return Workplace(db, tmp_path, lease=0.5, poll=0.1, configs=tmp_path / "configs")
 
 
 @pytest.fixture

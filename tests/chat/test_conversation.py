@@ -85,7 +85,7 @@ async def test_a_turn_that_nobody_has_begun_is_taken_back_at_once(place: Workpla
     talk = await chat.conversation()
     answering = chat.saying(talk, "hello")
     await chat.screen.shows(
-        "agent helper is paused: `cirkelline agents resume helper` lets it run; Ctrl-C takes the turn back"
+        "agent helper is paused: `cirkelline agents resume helper` lets it run (Ctrl-C takes the turn back)"
     )
     chat.screen.press()
     turn = await chat.end(answering)
@@ -178,6 +178,20 @@ async def test_when_nobody_can_serve_the_agent_the_chat_says_why_and_goes_on(pla
     chat.screen.press()
     assert (await chat.end(answering)).task.status == "cancelled"
     script.write_text(before)
+
+
+async def test_where_nobody_can_take_a_turn_back_one_that_nobody_can_answer_is_given_up(
+    place: Workplace, chat: Chat
+) -> None:
+    await place.agent("helper", [{"text": "Here I am."}])
+    await place.execute("UPDATE runtime.agents SET status = 'paused'")
+    chat.screen.waits = False
+    talk = await chat.conversation()
+    turn = await chat.answered(talk, "hello")
+    assert turn.task.status == "cancelled"
+    why = "agent helper is paused: `cirkelline agents resume helper` lets it run"
+    assert turn.error == ("Unanswerable", why)
+    assert chat.screen.said == [f"error: {why}"]
 
 
 async def until_said(screen: FakeScreen, beginning: str) -> None:

@@ -119,7 +119,7 @@ HANDLES: Final = "SELECT handle FROM runtime.agents WHERE handle IS NOT NULL"
 async def get(conn: Conn, reference: str) -> Agent:
     """Return the agent with this handle, id, or unique name. Raises: AgentNotFound, with a suggestion."""
     async with conn.cursor(row_factory=class_row(Agent)) as cursor:
-        await cursor.execute(BY_REFERENCE, {"reference": reference})
+        await cursor.execute(BY_REFERENCE, {"reference": jsonb.clean_text(reference)})
         found = await cursor.fetchall()
     if len(found) == 1 or (found and found[0].handle == reference):
         return found[0]

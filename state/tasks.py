@@ -26,11 +26,16 @@ class TaskStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+LONGEST_TYPE: Final = 100
 ENDED: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
 class TaskNotFound(UsageError):
     """No task has that id."""
+
+
+class TaskTypeRefused(UsageError):
+    """A task's type does not fit its column."""
 
 
 class TaskNotRetryable(CirkellineError):
@@ -89,7 +94,14 @@ async def submit(
     user_id: UUID | None = None,
     task_id: UUID | None = None,
 ) -> UUID:
-    """Put one task in line for an agent and return its id; `payload` is any JSON, usually `{"input": …}`."""
+    """Put one task in line for an agent and return its id; `payload` is any JSON, usually `{"input": …}`.
+
+    Raises: TaskTypeRefused.
+    """
+    if len(task_type) > LONGEST_TYPE or jsonb.clean_text(task_type) != task_type:
+        raise TaskTypeRefused(
+            f"{task_type[:40]!r}… cannot be a task's type: give at most {LONGEST_TYPE} plain characters"
+        )
     cursor = await conn.execute(
         SUBMIT,
         {

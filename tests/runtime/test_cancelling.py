@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 
 from workplace import Daemon, Workplace, until
 
+from cirkelline.runtime.streaming import Follower, Told
 from cirkelline.state import tasks
 
 SLOW = [{"text": "one two three four five six seven eight", "pace": "20s"}]
@@ -31,14 +33,17 @@ async def test_a_running_turn_is_stopped_and_what_it_had_said_stays_in_the_sessi
     session, user = await place.session("helper")
     task_id = await place.turn(session, user, "count")
     async with place.working() as worker:
-        await place.running(task_id)
+        async with Follower(place.db) as follower, aclosing(follower.follow(task_id)) as events:
+            async for event in events:
+                if isinstance(event, Told) and event.kind == "text":
+                    break
         assert await cancel(place, task_id) == "asked"
         (task,) = await place.ended(task_id)
         await until(lambda: _idle(worker), "a free slot")
     assert (task.status, task.error) == ("cancelled", "cancelled")
     assert task.result["error"]["type"] == "Cancelled"
-    partial = task.result["partial_output"]
-    assert await place.messages(session, user) == [("user", "count"), ("assistant", partial or "[stopped]")]
+    assert task.result["partial_output"] == "one "
+    assert await place.messages(session, user) == [("user", "count"), ("assistant", "one ")]
     assert await place.value("SELECT count(*) FROM runtime.agent_states") == 0
 
 

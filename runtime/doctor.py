@@ -179,7 +179,8 @@ async def _database(diagnosis: Diagnosis, settings: Settings, environ: Mapping[s
         if not found.exists:
             diagnosis.fine("database", f"an embedded one, made in {settings.home} by the first command that needs it")
             return
-        using = f", used by {len(found.users)} processes" if found.users else ""
+        amount = len(found.users)
+        using = f", used by {amount} process{'' if amount == 1 else 'es'}" if amount else ""
         diagnosis.fine(
             "embedded server", f"{'running' if found.running else 'not running, started for this check'}{using}"
         )

@@ -74,7 +74,7 @@ def running(folder: Path, environ: dict[str, str], *arguments: str) -> Iterator[
     # A session's leader without a terminal gets the first one that it opens: only there Ctrl-C is a signal.
     path = os.ttyname(slave)
     command = ["sh", "-c", 'exec <"$0" >"$0" 2>&1 "$@"', path, sys.executable, "-m", "cirkelline", *arguments]
-    given = {**os.environ, **environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    given = {**os.environ, **environ, "TERM": "xterm-256color", "COLUMNS": "400", "PROMPT_TOOLKIT_NO_CPR": "1"}
     process = subprocess.Popen(command, env=given, cwd=folder, start_new_session=True)
     try:
         yield Terminal(master, process)

@@ -44,6 +44,10 @@ class DatabaseUnavailable(CirkellineError):
 
 
 def _fields(url: str) -> dict[str, Any]:
+    """The URL's parts; none where a part may be a piece of a password that should have been written with %40 or %2F."""
+    login, at, _ = url.partition("://")[2].partition("?")[0].rpartition("@")
+    if at and ("@" in login or "/" in login):
+        return {}
     try:
         return dict(conninfo.conninfo_to_dict(url))
     except psycopg.ProgrammingError:
@@ -114,19 +118,18 @@ async def connect(url: str) -> Conn:
         except BaseException:  # whoever is cancelled here leaves no open connection behind
             await conn.close()
             raise
-    except psycopg.ProgrammingError as error:
-        # Its own message may repeat a piece of the URL, and that piece may be the password.
-        raise DatabaseUnavailable(
-            "DATABASE_URL is not one that PostgreSQL understands: write postgresql://user:password@host:5432/database, "
-            "with %40 for an @ in the password and the like"
-        ) from error
-    except psycopg.OperationalError as error:
+    except (psycopg.ProgrammingError, psycopg.OperationalError) as error:
         raise unavailable(url, error) from error
     return conn
 
 
 def unavailable(url: str, error: Exception) -> DatabaseUnavailable:
     """Tell why a database cannot be reached, in one sentence without its password."""
+    if not _fields(url):  # the error may repeat a piece of the URL, and that piece may be the password
+        return DatabaseUnavailable(
+            "DATABASE_URL is not one that PostgreSQL understands: write postgresql://user:password@host:5432/database, "
+            "with %40 for an @ in the password, %2F for a slash and the like"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     password = _fields(url).get("password")
     if password:

@@ -61,7 +61,9 @@ def worth(value: Any) -> Any:
         case bool():
             return value
         case int():
-            return float(value) if abs(value) < 10**308 else value
+            with contextlib.suppress(OverflowError):
+                return float(value)
+            return value
         case list():
             return [worth(item) for item in value]
         case dict():

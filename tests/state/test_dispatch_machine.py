@@ -241,5 +241,5 @@ class Dispatch(RuleBasedStateMachine):
 
 
 def test_the_database_agrees_with_the_model(database_url: str) -> None:
-    rules = settings(max_examples=25, stateful_step_count=35, deadline=None)
+    rules = settings(max_examples=25, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(lambda: Dispatch(database_url), settings=rules)  # type: ignore[no-untyped-call]

@@ -48,8 +48,9 @@ async def _help(conversation: Conversation, screen: Screen) -> None:
     del conversation
     width = max(map(len, COMMANDS))
     keys = [
-        ("Enter", "sends; Alt-Enter begins a new line; pasted text keeps its lines; Up brings back what you said"),
-        ("Ctrl-C", "stops an answer, or clears the line; on an empty line twice, it leaves"),
+        ("Enter", "sends; Alt-Enter begins a new line, and pasted text keeps its lines"),
+        ("Up", "brings back what you said before"),
+        ("Ctrl-C", "stops an answer, or clears the line; on an empty line, twice leaves"),
         ("Ctrl-D", "leaves"),
     ]
     rows = [*((name, command.help) for name, command in COMMANDS.items()), *keys]

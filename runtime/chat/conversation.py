@@ -15,7 +15,7 @@ from cirkelline.runtime import patience
 from cirkelline.runtime.chat import ending, situation
 from cirkelline.runtime.chat.own_worker import OwnWorker
 from cirkelline.runtime.chat.screen import Screen, Stop, Turn
-from cirkelline.runtime.chat.showing import Shown
+from cirkelline.runtime.chat.showing import Shown, quoted
 from cirkelline.runtime.chat.situation import Situation
 from cirkelline.runtime.patience import first_line
 from cirkelline.runtime.streaming import Follower
@@ -77,8 +77,9 @@ class Conversation:
 
     async def resume(self, task: Task) -> Turn | None:
         """Show the rest of a turn that was begun earlier, or in another terminal."""
-        stop = Stop()
-        shown = Shown(self._screen, _said(task.payload), late=True)
+        stop, said = Stop(), _said(task.payload)
+        shown = Shown(self._screen, said, late=True)
+        self._screen.say(quoted(said, ours=True))
         with self._screen.answering(stop):
             async with Follower(self.db) as follower:
                 await follower.listen(task.id)

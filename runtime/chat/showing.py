@@ -15,6 +15,7 @@ from cirkelline.state.tasks import Task, TaskStatus
 
 _ARGUMENTS: Final = 60  # characters of a tool's arguments
 _ARGUMENT: Final = 30
+_LONGEST_QUOTED: Final = 1500
 _LOST: Final = "some words were lost on the way: the whole answer comes at its end"
 _LATE: Final = "this is being answered already: the whole answer comes at its end"
 
@@ -182,6 +183,13 @@ class Shown:
             self._end_segment()
             self.note("the answer as it was kept:")
             self._show(cleaning.clean(output))
+
+
+def quoted(text: str, *, ours: bool) -> str:
+    """Return a message as it stands in a conversation: the person's as it was typed, the agent's with a line after it."""
+    words = cleaning.clean(text).strip()
+    shown = words if len(words) <= _LONGEST_QUOTED else words[:_LONGEST_QUOTED] + " […]"
+    return "> " + shown.replace("\n", "\n  ") if ours else shown + "\n"
 
 
 def _call(name: str, arguments: str) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO
@@ -15,27 +14,25 @@ from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import composition, pulling
 from cirkelline.runtime.chat import commands, opening, quiet
-from cirkelline.runtime.chat.cleaning import clean
 from cirkelline.runtime.chat.conversation import Conversation
 from cirkelline.runtime.chat.interrupts import Interrupts
 from cirkelline.runtime.chat.lines import Lines
 from cirkelline.runtime.chat.opening import Partners, Wanted
 from cirkelline.runtime.chat.own_worker import OwnWorker
 from cirkelline.runtime.chat.screen import Left, Screen, Turn
+from cirkelline.runtime.chat.showing import quoted
 from cirkelline.runtime.chat.terminal import Terminal
 from cirkelline.runtime.cli import console, display
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.patience import first_line
 from cirkelline.state import sessions, workers
 from cirkelline.state.connection import QueryError
-from cirkelline.state.sessions import Message
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.toolbox import Toolbox
 
 INTERRUPTED: Final = 130
 FAILED: Final = 1
 _SHOWN_AGAIN: Final = 6  # messages of a session that is gone on with
-_LONGEST_SHOWN: Final = 1500
 _KEYS: Final = "Ctrl-C stops an answer, Ctrl-D or /quit leaves, /help says more."
 
 
@@ -65,6 +62,8 @@ async def chat(
             if not interrupts.left:
                 raise
             this.uncancel()
+            if as_json:
+                console.write_document({"error": {"type": "Interrupted", "message": "interrupted"}})
             return INTERRUPTED
 
 
@@ -115,6 +114,7 @@ class _Talk:
                 self.conversation = Conversation(opened.db, screen, worker, partners.user, partners.agent)
                 if partners.session:
                     self.conversation.session = partners.session.id
+                screen.status(None)
                 await self._bring_weights(opened, partners)
                 if terminal:
                     await _greet(opened, partners, terminal)
@@ -124,6 +124,7 @@ class _Talk:
                 if terminal and self.conversation.session:
                     going_on = f"cirkelline chat --session {display.short(self.conversation.session)}"
                     screen.say(f"everything said is kept: `{going_on}` goes on", "quiet")
+                screen.status("closing")
         return left
 
     async def _bring_weights(self, opened: Opened, partners: Partners) -> None:
@@ -142,22 +143,15 @@ async def _greet(opened: Opened, partners: Partners, terminal: Terminal) -> None
         terminal.remember(await opening.earlier_inputs(rows))
         before = partners.session
         said = await sessions.messages(rows, before.id, limit=_SHOWN_AGAIN) if before else []
-    terminal.status(None)
-    first = f"{agent.label} ({display.line(partners.model, 100)}) on the {display.line(opened.place, 200)}. {_KEYS}"
-    terminal.say(textwrap.fill(first, console.columns() - 1, break_long_words=False, break_on_hyphens=False), "quiet")
+    model, place = display.line(partners.model, 100), display.line(opened.place, 200)
+    terminal.say(f"{agent.label} ({model}) on the {place}. {_KEYS}", "quiet")
     if obstacle := opening.obstacle(agent):
         terminal.say(f"nobody will answer at present: {display.safe(obstacle)}", "bad")
     if before and before.turns * 2 > len(said):
         shown = f"`cirkelline sessions show {display.short(before.id)}` shows all of it"
         terminal.say(f"session {display.short(before.id)} goes on, after {before.turns} turns ({shown}):", "quiet")
     for message in said:
-        terminal.say(_quoted(message))
-
-
-def _quoted(message: Message) -> str:
-    text = clean(message.content).strip()
-    cut = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + " […]"
-    return "> " + cut.replace("\n", "\n  ") if message.role == "user" else cut + "\n"
+        terminal.say(quoted(message.content, ours=message.role == "user"))
 
 
 async def _converse(conversation: Conversation, screen: Screen) -> Left:

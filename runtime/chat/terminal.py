@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import textwrap
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class Terminal:
         self._since = 0.0
         self._drawn = ""
         self._interrupted = False
+        self._gone = False
 
     @contextmanager
     def opened(self) -> Generator[None]:
@@ -107,10 +109,11 @@ class Terminal:
                 self.status(None)
 
     def say(self, text: str, tone: Tone = "plain") -> None:
-        """Write lines of ours."""
+        """Write lines of ours; sentences are wrapped between words, and what somebody said is left to the terminal."""
         self._finish_line()
         style = _STYLES[tone] if self._colors else ""
-        self._write(f"{style}{text}{_RESET}\n" if style else f"{text}\n")
+        words = text if tone == "plain" else _wrapped(text)
+        self._write(f"{style}{words}{_RESET}\n" if style else f"{words}\n")
         self._draw()
 
     def stream(self, text: str) -> None:
@@ -152,7 +155,7 @@ class Terminal:
             return ""
         seconds = int(time.monotonic() - self._since)
         whole = f"{self._status}… {seconds}s" if seconds else f"{self._status}…"
-        return whole[: max(_NARROWEST, shutil.get_terminal_size().columns) - 1]
+        return whole[: _columns() - 1]
 
     def _erase(self) -> None:
         if self._drawn:
@@ -166,11 +169,25 @@ class Terminal:
 
     def _write(self, text: str) -> None:
         encoding = self._out.encoding or "utf-8"
+        if self._gone:
+            return
         try:
             self._out.write(text.encode(encoding, "replace").decode(encoding))
             self._out.flush()
-        except OSError:  # the terminal is gone
+        except OSError:
+            self._gone = True
             raise Left(interrupted=True) from None
+
+
+def _columns() -> int:
+    return max(_NARROWEST, shutil.get_terminal_size().columns)
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(
+        textwrap.fill(line, _columns() - 1, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
+        for line in text.split("\n")
+    )
 
 
 @contextmanager

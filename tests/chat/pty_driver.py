@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -45,6 +46,9 @@ class Terminal:
         while (at := self.text.find(wanted, self._read)) < 0:
             assert self._more(deadline), f"waited for {wanted!r}, and all there is: {self.text[self._read :]!r}"
         self._read = at + len(wanted)
+
+    def is_told(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def ends(self) -> int:
         """Wait for the end of the command and return its exit code."""

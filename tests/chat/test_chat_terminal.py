@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ async def test_no_color_means_no_color(ready: Workplace) -> None:
 
     assert b"\x1b[31m" not in await in_terminal(ready, play, NO_COLOR="1")
     assert b"\x1b[31merror: the money is spent" in await in_terminal(ready, play)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_chat_that_is_told_to_end_ends_at_its_prompt(ready: Workplace, number: signal.Signals) -> None:
+    def play(terminal: Terminal) -> int:
+        terminal.shows("says more.\n")
+        terminal.shows(">")
+        terminal.is_told(number)
+        return terminal.ends()
+
+    assert await in_terminal(ready, play) == 130
 
 
 async def test_a_mistyped_agent_is_one_sentence_and_wrong_use(ready: Workplace) -> None:

@@ -281,7 +281,7 @@ async def test_a_turn_that_was_left_unanswered_is_answered_when_the_session_goes
     for task in unfinished:
         await talk.resume(task)
     assert [turn.said for turn in chat.screen.turns] == ["question 0", "question 1"]
-    assert chat.screen.shown == "You said question 0.You said question 1."
+    assert chat.screen.shown == "> question 0\nYou said question 0.\n> question 1\nYou said question 1."
     assert await talk.unfinished() == []
 
 

@@ -17,8 +17,12 @@ from cirkelline.runtime.cli.parameters import NAME
 def command(ctx: click.Context, agent: str | None, user: str | None, session: str | None) -> Work:
     """Talk with an agent in this terminal.
 
-    Each turn is a task of the session, so the daemon runs it; where none is alive, the chat runs it itself. Ctrl-C stops
-    the answer, Ctrl-D ends the chat.
+    AGENT is the one called assistant, or the only one there is, when it is left out. Each turn is a task of the session,
+    so the daemon runs it; where none is alive, the chat runs it itself, and logs to chat.log in CIRKELLINE_HOME. Ctrl-C
+    stops the answer, Ctrl-D ends the chat; all that was said is kept.
+
+    Where stdin is no terminal, each line of it is a turn and only answers are written on stdout; the first turn that is
+    not answered ends the chat with exit code 1.
     """
     from cirkelline.runtime.cli.actions import chatting
 

@@ -24,7 +24,7 @@ def test_everything_else_is_said_to_the_agent(said: str) -> None:
     assert commands.typed(said) is None
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("/quti", "/quit"), ("/sesions", "/sessions"), ("/hlep", "/help")])
+@pytest.mark.parametrize(("typed", "meant"), [("/quti", "/quit"), ("/sessionss", "/sessions"), ("/hlep", "/help")])
 async def test_a_mistyped_command_is_a_question_and_not_a_turn(
     place: Workplace, chat: Chat, typed: str, meant: str
 ) -> None:

@@ -56,7 +56,7 @@ async def test_without_any_agent_the_remedy_is_named(place: Workplace, screen: F
 async def test_a_mistyped_agent_is_a_question_and_makes_no_user(place: Workplace, screen: FakeScreen) -> None:
     await place.agent("helper", ANSWER)
     with pytest.raises(AgentNotFound, match="did you mean 'helper'"):
-        await introduced(place, screen, "hepler", "somebody")
+        await introduced(place, screen, "helpre", "somebody")
     assert await place.rows("SELECT FROM runtime.users") == []
 
 

@@ -6,10 +6,12 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,7 +83,7 @@ async def test_the_first_turn_that_fails_ends_it(piped: Piped) -> None:
 
 
 async def test_a_mistyped_command_ends_it_too(piped: Piped) -> None:
-    code, out, err = await piped("/nwe\nhello\n")
+    code, out, err = await piped("/neww\nhello\n")
     assert (code, out) == (1, "")
     assert "did you mean /new?" in err
 
@@ -176,3 +178,29 @@ async def test_an_interrupted_chat_ends_with_130_and_leaves_no_turn_running(
         assert await asyncio.to_thread(process.wait, PATIENCE) == 130
     assert await place.rows("SELECT status FROM runtime.tasks") == [(status,)]
     assert await place.rows("SELECT FROM runtime.workers") == []
+
+
+def newcomer(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command where nothing has been set up: no database is given, and the home is empty."""
+    environ = {**os.environ, "CIRKELLINE_HOME": str(folder / "home"), "CIRKELLINE_USER": "ivo"}
+    command = [sys.executable, "-m", "cirkelline", *arguments]
+    return subprocess.run(
+        command, input="hello\n", env=environ, cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_newcomer_may_chat_before_anything_else(tmp_path: Path) -> None:
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "mine.script.yaml").write_text("- text: You said {{input}}.")
+    (configs / "mine.yaml").write_text("name: mine\nmodel: scripted:mine.script.yaml\ninstructions: Answer.\n")
+    try:
+        first, second = newcomer(tmp_path, "chat"), newcomer(tmp_path, "chat", "mine")
+        assert (first.returncode, first.stdout) == (0, "You said hello.\n")
+        assert "This is the first start: set up mine from " in first.stderr
+        assert "ivo@localhost is new here" in first.stderr
+        assert (second.returncode, second.stdout, second.stderr) == (0, "You said hello.\n", "")
+        # Nobody uses the server any more, so it is gone, and with it what held the data.
+        assert json.loads(newcomer(tmp_path, "db", "stop", "--json").stdout)["stopped"] is False
+    finally:
+        shutil.rmtree((tmp_path / "home" / "postgres").resolve(), ignore_errors=True)

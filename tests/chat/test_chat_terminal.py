@@ -184,7 +184,7 @@ async def test_a_chat_that_is_told_to_end_ends_at_its_prompt(ready: Workplace, n
 
 async def test_a_mistyped_agent_is_one_sentence_and_wrong_use(ready: Workplace) -> None:
     def play(terminal: Terminal) -> tuple[int, Path]:
-        terminal.shows("error: no agent named 'hepler'; did you mean 'helper'?")
+        terminal.shows("error: no agent named 'helpre'; did you mean 'helper'?")
         return terminal.ends(), Path()
 
-    assert (await in_terminal(ready, play, "hepler"))[0] == 2
+    assert (await in_terminal(ready, play, "helpre"))[0] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import structlog
 from psycopg import conninfo
 
 from cirkelline.state import embedded, migrations
@@ -39,6 +41,9 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if _OUR_VARIABLES.match(name) and name not in _KEPT:
             monkeypatch.delenv(name)
     monkeypatch.setenv("CIRKELLINE_HOME", str(tmp_path / "home"))
+    # A command that ran inside an earlier test may have sent the log to that test's own, now closed, standard error.
+    structlog.reset_defaults()
+    logging.root.handlers = [each for each in logging.root.handlers if type(each) is not logging.StreamHandler]
 
 
 @pytest.fixture(scope="session")

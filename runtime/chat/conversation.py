@@ -139,8 +139,11 @@ class Conversation:
                 shown.take(event)
         return None
 
-    async def _look_after(self, task_id: UUID, shown: Shown, stop: Stop) -> None:
-        """See to it that somebody works on the turn, and tell what it waits for."""
+    async def _look_after(self, task_id: UUID, shown: Shown, stop: Stop) -> Task | None:
+        """See to it that somebody works on the turn, and tell what it waits for.
+
+        Returns only what nobody can wait for here: the row of a turn that waits for a decision.
+        """
         waits_since: float | None = None
         before: Situation | None = None
         while True:
@@ -155,9 +158,12 @@ class Conversation:
                     raise
                 shown.away(first_line(error))
                 found = None
+            lasting = found is not None and before is not None and before.sentence == found.sentence
             if found is not None:
+                if found.parked and lasting:
+                    return found.parked
                 waits_since = (waits_since or now) if found.pending else None
-                await self._react(found, shown, stop, lasting=before is not None and before.sentence == found.sentence)
+                await self._react(found, shown, stop, lasting=lasting)
             before = found
             await asyncio.sleep(self._pace.look)
 

@@ -16,6 +16,8 @@ from cirkelline.runtime.chat.interrupts import Interrupts
 from cirkelline.runtime.chat.screen import Left, Stop, Tone, Turn
 from cirkelline.runtime.cli import display
 
+FAILED: Final = 1
+UNDECIDED: Final = 4
 LONGEST: Final = 16 * 1024 * 1024  # bytes; no model reads more
 _PIECE: Final = 65_536
 
@@ -36,7 +38,7 @@ class Lines:
         self, stdin: BinaryIO | None, stdout: TextIO, stderr: TextIO, interrupts: Interrupts, *, silent: bool
     ) -> None:
         self.turns: list[Turn] = []
-        self.failed = False
+        self.exit_code = 0
         self.streams = stdout.isatty() and not silent
         self._silent = silent
         self._out = stdout
@@ -48,7 +50,7 @@ class Lines:
 
     async def ask(self) -> str:
         """Return the next line that is not blank. Raises: Left at the end, BadLine."""
-        if self._stopped or self.failed:
+        if self._stopped or self.exit_code:
             raise Left(interrupted=self._stopped)
         while (line := await self._reader.line()) is not None:
             if line.strip():
@@ -89,7 +91,7 @@ class Lines:
 
     def went_wrong(self) -> None:
         """Read no further."""
-        self.failed = True
+        self.exit_code = UNDECIDED if self.turns and self.turns[-1].parked else FAILED
 
     def _finish_line(self) -> None:
         if not self._at_start:

@@ -55,6 +55,11 @@ class Turn:
         return self.task.status == TaskStatus.COMPLETED
 
     @property
+    def parked(self) -> bool:
+        """Whether it waits for somebody's decision, and is not over."""
+        return self.task.status == TaskStatus.WAITING
+
+    @property
     def output(self) -> str:
         """The answer, or as much of it as there was."""
         result = self.task.result if scalars.is_mapping(self.task.result) else {}
@@ -65,6 +70,8 @@ class Turn:
         """Why it was not answered: the kind, and one sentence."""
         if self.completed:
             return None
+        if self.parked:
+            return "Undecided", f"it waits for a decision: {self.task.error or 'it does not say which'}"
         if self.given_up:
             return "Unanswerable", self.given_up
         result = self.task.result if scalars.is_mapping(self.task.result) else {}

@@ -166,7 +166,7 @@ class Shown:
         elif turn.error is not None:
             self._screen.say(f"error: {display.safe(turn.error[1])}", "bad")
             if not turn.given_up:
-                self._screen.say(_after_failure(task), "quiet")
+                self._screen.say(_after_failure(turn), "quiet")
         elif not turn.output.strip():
             self._screen.say("(an empty answer)", "quiet")
         self._screen.ended(turn)
@@ -208,6 +208,8 @@ def _value(value: object) -> str:
     return display.line(json.dumps(value, ensure_ascii=False), _ARGUMENT)
 
 
-def _after_failure(task: Task) -> str:
-    seen = f"`cirkelline tasks show {display.short(task.id)}` shows the task"
+def _after_failure(turn: Turn) -> str:
+    seen = f"`cirkelline tasks show {display.short(turn.task.id)}` shows the task"
+    if turn.parked:
+        return f"it goes on when that has been decided ({seen})"
     return f"this turn is not part of the conversation: send it again when you like ({seen})"

@@ -25,7 +25,7 @@ class Situation:
     """Where a turn stands, in a few words, and in a sentence when the person can do something about it.
 
     `hopeless` when nothing will change by itself; `needs_worker` when this chat should work on it itself; `nobody_else` when no other worker is about to take it;
-    `pending` when nobody runs it.
+    `pending` when nobody runs it; `parked` is its row when it waits for somebody's decision.
     """
 
     words: str
@@ -34,6 +34,7 @@ class Situation:
     nobody_else: bool = False
     pending: bool = True
     hopeless: bool = False
+    parked: Task | None = None
 
 
 async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | None:
@@ -51,7 +52,7 @@ async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | 
         place = await standing.of(conn, task_id)
         return _pending(task, agent, place, serving, long=long) if place else None
     if task.status != TaskStatus.RUNNING:
-        return Situation("waiting", task.error, pending=False)
+        return Situation("waiting", pending=False, parked=task if task.status == TaskStatus.WAITING else None)
     if not any(worker.id == task.worker for worker in everybody if worker.alive):
         return Situation("its worker is gone: another takes it over", needs_worker=not serving, pending=False)
     return Situation(THINKING, pending=False)

@@ -31,7 +31,6 @@ from cirkelline.state.tenant import tenant
 from cirkelline.tools.toolbox import Toolbox
 
 INTERRUPTED: Final = 130
-FAILED: Final = 1
 _SHOWN_AGAIN: Final = 6  # messages of a session that is gone on with
 _KEYS: Final = "Ctrl-C stops an answer, Ctrl-D or /quit leaves, /help says more."
 
@@ -88,7 +87,7 @@ async def _over_pipes(talk: _Talk, interrupts: Interrupts, *, as_json: bool) -> 
         left = await talk.run(screen, None)
     if as_json and talk.conversation is not None:
         console.write_document(_document(talk.conversation, screen.turns))
-    return INTERRUPTED if left.interrupted else FAILED if screen.failed else 0
+    return INTERRUPTED if left.interrupted else screen.exit_code
 
 
 @dataclass(slots=True)

@@ -194,6 +194,25 @@ async def test_where_nobody_can_take_a_turn_back_one_that_nobody_can_answer_is_g
     assert chat.screen.said == [f"error: {why}"]
 
 
+async def test_a_turn_that_waits_for_a_decision_is_left_to_it_and_the_chat_goes_on(
+    place: Workplace, chat: Chat
+) -> None:
+    await place.agent("helper", [{"text": "Here I am."}])
+    await place.execute("UPDATE runtime.agents SET status = 'paused'")
+    talk = await chat.conversation()
+    answering = chat.saying(talk, "pay")
+    await place.becomes(1, "SELECT count(*) FROM runtime.queue")
+    await place.execute("UPDATE runtime.tasks SET status = 'waiting', error = 'pay may have happened'")
+    turn = await chat.end(answering)
+    assert turn.parked
+    assert turn.error == ("Undecided", "it waits for a decision: pay may have happened")
+    assert "error: it waits for a decision: pay may have happened" in chat.screen.said
+    assert f"cirkelline tasks show {str(turn.task.id)[:8]}" in chat.screen.said[-1]
+    await place.execute("UPDATE runtime.agents SET status = 'idle'")
+    assert (await chat.answered(talk, "hello")).completed
+    assert (await place.task(turn.task.id)).status == "waiting"
+
+
 async def until_said(screen: FakeScreen, beginning: str) -> None:
     async def look() -> bool:
         return any(said.startswith(beginning) for said in screen.said)

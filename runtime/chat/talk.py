@@ -57,6 +57,8 @@ async def chat(
             if _on_terminals(environ) and not as_json:
                 return await _on_terminal(talk, interrupts)
             return await _over_pipes(talk, interrupts, as_json=as_json)
+        except Left as left:  # while nobody was asked anything: the terminal, or who reads, is gone
+            return INTERRUPTED if left.interrupted else 0
         except asyncio.CancelledError:
             if not interrupts.left:
                 raise

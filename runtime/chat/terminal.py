@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import textwrap
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -56,7 +56,8 @@ class Terminal:
             try:
                 yield
             finally:
-                self._finish_line()
+                with contextlib.suppress(Left):  # the terminal is gone
+                    self._finish_line()
 
     def remember(self, inputs: Sequence[str]) -> None:
         """Offer earlier inputs, the oldest first, to whoever presses Up."""
@@ -91,11 +92,15 @@ class Terminal:
             [("bold", "> ")],
             multiline=True,
             prompt_continuation="  ",
-            key_bindings=_keys(),
+            key_bindings=_keys(self._typed),
             history=InMemoryHistory(self._history),
             input=create_input(self._in),
             output=create_output(self._out),
         )
+
+    def _typed(self) -> None:
+        """Take note that the person has gone on since the last Ctrl-C on an empty line."""
+        self._interrupted = False
 
     @contextmanager
     def answering(self, stop: Stop) -> Generator[None]:
@@ -216,8 +221,8 @@ def _quiet_keys(stdin: TextIO) -> Generator[None]:
             termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
-def _keys() -> KeyBindings:
-    """Enter sends, Alt-Enter begins a new line, Ctrl-C clears the line or asks to leave."""
+def _keys(typed: Callable[[], None]) -> KeyBindings:
+    """Enter sends, Alt-Enter begins a new line, Ctrl-C clears the line (`typed` is told) or asks to leave."""
     from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415
 
     keys = KeyBindings()
@@ -235,6 +240,7 @@ def _keys() -> KeyBindings:
     def interrupt(event: KeyPressEvent) -> None:
         if event.current_buffer.text:
             event.current_buffer.reset()
+            typed()
         else:
             event.app.exit(exception=_Interrupted())
 

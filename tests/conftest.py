@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 import structlog
@@ -28,6 +29,11 @@ _OUR_VARIABLES = re.compile("^(CIRKELLINE_|OPENAI_|GOOGLE_|GEMINI_|DATABASE_URL$
 _KEPT = {"CIRKELLINE_TEST_MODELS"}
 _OLD = 3600.0  # s since a run began; one that is being started has no user yet
 GIVEN = os.environ.get("DATABASE_URL")
+
+# CI tries the same examples each time; at home Hypothesis goes on looking for new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in a shell's background: without this every command that a test starts would ignore Ctrl-C as well.

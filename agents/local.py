@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import psutil
 
-from cirkelline.agents import local_answer, local_engine, local_prompt, weights
+from cirkelline.agents import local_actions, local_answer, local_engine, local_prompt, weights
 from cirkelline.agents.chat_model import (
     AnswerTruncated,
     ChatMessage,
@@ -22,9 +22,8 @@ from cirkelline.agents.chat_model import (
     ToolSchema,
     Usage,
 )
-from cirkelline.agents.local_answer import AnswerMalformed, AnswerReader, Call, Reply
+from cirkelline.agents.local_answer import Call
 from cirkelline.agents.local_engine import Engine, default_threads, open_engine
-from cirkelline.agents.local_prompt import Prompt
 from cirkelline.configs import errors
 
 __all__ = ["LocalChatModel", "LocalServer", "default_name", "default_threads", "open_engine", "unavailable_reason"]
@@ -82,23 +81,22 @@ class LocalServer:
 
 @dataclass(slots=True)
 class _Answer:
-    """One answer as it is written: its reader, and what the engine says of it at its end."""
+    """One answer of the engine's as it is written, and what it says of it at its end."""
 
-    reader: AnswerReader | None
-    written: str = ""
+    text: str = ""
     finish: str = ""
     usage: Usage = field(default_factory=Usage)
 
-    def take(self, chunk: dict[str, Any]) -> str:
-        """Take one chunk of the engine's; return the text it adds for the user."""
+    def take(self, chunk: Mapping[str, Any]) -> str:
+        """Take one chunk; return the text it adds."""
         if counted := chunk.get("usage"):
             self.usage = Usage(counted["prompt_tokens"], counted["completion_tokens"])
         if not (choices := chunk.get("choices")):
             return ""
         self.finish = choices[0].get("finish_reason") or self.finish
-        text = choices[0]["delta"].get("content") or ""
-        self.written += text
-        return self.reader.feed(text) if self.reader else text
+        added: str = choices[0]["delta"].get("content") or ""
+        self.text += added
+        return added
 
 
 class LocalChatModel:
@@ -126,62 +124,62 @@ class LocalChatModel:
         AnswerTruncated at the token limit, ModelRequestRejected when the conversation is too long, EngineFailed.
         """
         made = local_prompt.turn(messages)
-        may_call = len(made) < local_prompt.CALLS_PER_TURN
-        usage = Usage()
-        while True:
-            prompt = local_prompt.compose(messages, tools, may_call=may_call)
-            answer = _Answer(AnswerReader(prompt.reply) if prompt.schema else None)
-            async with contextlib.aclosing(self._write(prompt, answer)) as pieces:
-                async for text in pieces:
-                    yield Delta(text=text)
-            usage += answer.usage
-            call = self._finish(answer)
-            if isinstance(call, Reply) or not local_prompt.is_repeated(call, made):
-                break
-            may_call = False
-        if isinstance(call, Call):
-            # The id tells calls of one conversation apart, and comes out the same when the conversation is replayed.
-            number = sum(len(message.tool_calls) for message in messages) + 1
-            yield Delta(tool_calls=(ToolCall(f"call-{number}", call.name, json.dumps(call.arguments)),))
-        yield Delta(usage=usage)
+        deciding = _Answer()
+        if tools and len(made) < local_prompt.CALLS_PER_TURN:
+            call = await self._decide(messages, tools, deciding)
+            if call is not None and not local_prompt.is_repeated(call, made):
+                # The id tells calls of one conversation apart, and comes out the same when the conversation is replayed.
+                number = sum(len(message.tool_calls) for message in messages) + 1
+                yield Delta(tool_calls=(ToolCall(f"call-{number}", call.name, json.dumps(call.arguments)),))
+                yield Delta(usage=deciding.usage)
+                return
+        reply = _Answer()
+        async with contextlib.aclosing(self._write(local_prompt.to_reply(messages, tools), reply)) as pieces:
+            async for text in pieces:
+                yield Delta(text=text)
+        yield Delta(usage=deciding.usage + reply.usage)
 
-    async def _write(self, prompt: Prompt, answer: _Answer) -> AsyncGenerator[str]:
+    async def _decide(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], answer: _Answer
+    ) -> Call | None:
+        action = local_prompt.reply_action(tools)
+        form = {"name": "decision", "schema": local_actions.schema(tools, action), "strict": True}
+        told = local_prompt.to_decide(messages, tools)
+        async with contextlib.aclosing(
+            self._write(told, answer, {"type": "json_schema", "json_schema": form})
+        ) as pieces:
+            async for _ in pieces:
+                pass
+        try:
+            return local_answer.decision(answer.text, action)
+        except local_answer.DecisionMalformed as error:
+            raise AnswerTruncated(f"{self.label} gave no usable answer: {error}; try again") from None
+
+    async def _write(self, told: local_prompt.Told, answer: _Answer, form: object = None) -> AsyncGenerator[str]:
+        """Have the engine write an answer; yield its text as it comes, and raise unless it is whole."""
         request: dict[str, Any] = {
-            "messages": prompt.messages,
+            "messages": told,
             "temperature": self._temperature,
             "max_tokens": self._max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
             "cache_prompt": True,
         }
-        if self._seed is not None:
-            request["seed"] = self._seed
-        if prompt.schema:
-            form = {"name": "answer", "schema": prompt.schema, "strict": True}
-            request["response_format"] = {"type": "json_schema", "json_schema": form}
+        request |= {"seed": self._seed} if self._seed is not None else {}
+        request |= {"response_format": form} if form else {}
         async with contextlib.aclosing(self._engine.chat(request)) as chunks:
             async for chunk in chunks:
-                if text := answer.take(dict(chunk)):
+                if text := answer.take(chunk):
                     yield text
-                if local_answer.goes_round(answer.written):
+                if local_answer.goes_round(answer.text):
                     raise AnswerTruncated(
                         f"{self.label} went round in circles; ask in other words, or use a larger model"
                     )
-
-    def _finish(self, answer: _Answer) -> Reply | Call:
         if answer.finish == "length":
-            used = answer.usage.input_tokens + answer.usage.output_tokens
-            if used >= self._engine.order.context:
-                limit, remedy = (
-                    f"the {self._engine.order.context} tokens a conversation may have here",
-                    "shorten its history",
-                )
-            else:
-                limit, remedy = f"the limit of {self._max_tokens} tokens", "raise max_tokens or ask for less"
-            raise AnswerTruncated(f"the answer of {self.label} was cut at {limit}; {remedy}")
-        if answer.reader is None:
-            return Reply()
-        try:
-            return answer.reader.finish()
-        except AnswerMalformed as error:
-            raise AnswerTruncated(f"{self.label} gave no usable answer: {error}; try again") from None
+            raise AnswerTruncated(self._cut(answer.usage))
+
+    def _cut(self, usage: Usage) -> str:
+        context = self._engine.order.context
+        if usage.input_tokens + usage.output_tokens >= context:
+            return f"the answer of {self.label} was cut at the {context} tokens of a conversation here; shorten its history"
+        return f"the answer of {self.label} was cut at {self._max_tokens} tokens; raise max_tokens or ask for less"

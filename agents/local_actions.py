@@ -10,9 +10,10 @@ from cirkelline.agents.chat_model import ToolSchema
 
 Schema: TypeAlias = dict[str, Any]
 
+# The order and the words were measured (docs/decisions/005-embedded-model.md): small changes to them cost much.
 _RULES: Final = (
-    'Write {{"action": "{reply}", "text": "..."}} or {{"action": "NAME", "arguments": {{...}}}}. Choose another action than '
-    "{reply} only when it gives facts you cannot know or does what the user asks for; you then see its result and {reply}."
+    'Write {{"action": "NAME", "arguments": {{...}}}} when one of the actions does what the user asks for; you then see its '
+    'result. Otherwise write {{"action": "{reply}", "text": "..."}}.'
 )
 _REPLY: Final = "Answer the user: conversation, general knowledge, explanations, translations, writing, code."
 _LONGEST_NOTE: Final = 400
@@ -25,8 +26,6 @@ _CHOICES: Final = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf", "prefix
 
 def described(tools: Sequence[ToolSchema], reply: str) -> str:
     """Return the part of the instructions that says what may be answered; `reply` is the action that is no tool."""
-    if not tools:
-        return f'Answer with one JSON object: {{"action": "{reply}", "text": "..."}}.'
     lines = [f"- {reply}(text: string): {_REPLY}", *map(_line, tools)]
     return "\n".join(["Answer with one JSON object that names an action:", *lines, "", _RULES.format(reply=reply)])
 
@@ -67,10 +66,12 @@ def _kind(schema: Schema) -> str:
 
 
 def schema(tools: Sequence[ToolSchema], reply: str) -> Schema:
-    """Return the schema of an answer: `{"action": REPLY, "text": …}`, or a tool's name with its arguments."""
-    answer = _object(action={"const": reply}, text={"type": "string", "minLength": 1})
+    """Return the schema of a decision: `{"action": REPLY}`, or a tool's name with its arguments.
+
+    The text that the model was told of is not written here: its reply is asked for by itself.
+    """
     calls = [_object(action={"const": tool.name}, arguments=_arguments(tool)) for tool in tools]
-    return {"anyOf": [answer, *calls]} if calls else answer
+    return {"anyOf": [_object(action={"const": reply}), *calls]}
 
 
 def _object(**properties: Schema) -> Schema:

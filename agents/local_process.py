@@ -1,9 +1,9 @@
 """The process that holds the engine: it loads one model, serves it on a socket of its own, and ends with its parent.
 
 Run as a file, by local_engine. It reads one line of JSON (the order) and answers with one; then its standard input
-stays open for as long as it is wanted. A process of its own, since the engine holds Python's lock while it loads (1.4 s
-for half a gigabyte in the page cache: longer than a worker may be silent), takes SIGINT and SIGTERM for itself, prints
-where it likes, and ends the process it is in when a file or the memory is bad.
+stays open for as long as it is wanted. A process of its own, since the engine keeps Python's lock while it loads (from
+1.4 s for half a gigabyte in the page cache to as long as a slow disk takes: longer than a worker may be silent), prints
+where it likes, and takes the process it is in with it when the memory runs out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> NoReturn:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer; the engine's own words are on stderr
         print(json.dumps({"error": str(error)}), file=answers, flush=True)
     else:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the engine took both
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # some versions of the engine take both
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(json.dumps({"address": server.listening_address}), file=answers, flush=True)
         sys.stdin.read()

@@ -1,16 +1,17 @@
-"""What a small model is told: a short list of actions, one JSON object per answer, and a schema that allows nothing else.
+"""What a small model is told: first, which action it takes; then, when that is to reply, to speak.
 
-Small models call no tools by themselves, and ask for one for ever once they may. An answer therefore names one action,
-of which replying is one like the others: of 22 questions this made the default model choose rightly 21 times, where
-`{"reply": …}` beside `{"tool": …}` reached 15 and the model's own tool format 11 (docs/decisions/005-embedded-model.md).
+Small models call no tools by themselves, and ask for one for ever once they may. So the first answer is one JSON object
+that names an action, of which replying is one like the others, and a schema allows nothing else. The reply itself is
+asked for in plain words, with no JSON in sight: inside a JSON string these models write no code, no lists, no second
+paragraph. Both were measured: docs/decisions/005-embedded-model.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cirkelline.agents import local_actions
 from cirkelline.agents.chat_model import ChatMessage, ToolCall, ToolSchema
@@ -18,35 +19,50 @@ from cirkelline.agents.local_answer import Call
 
 CALLS_PER_TURN: Final = 8
 """Tool calls after which a turn may only be replied to."""
+_USE_IT: Final = "Answer my question with that, in a few words of your own."
+
+Told = list[dict[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the engine gets: its messages, and the schema of the answer, None for plain text.
-
-    `reply` is the name of the action that answers; no tool of this prompt has it.
-    """
-
-    messages: list[dict[str, str]]
-    schema: dict[str, Any] | None
-    reply: str
+def reply_action(tools: Sequence[ToolSchema]) -> str:
+    """Return what the action that answers is called: `reply`, or something that no tool is called."""
+    name, taken = "reply", {tool.name for tool in tools}
+    while name in taken:
+        name += "_"
+    return name
 
 
-def compose(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, may_call: bool = True) -> Prompt:
-    """Return the prompt for the next answer; without `may_call` the tools are described but only a reply is allowed.
-
-    A conversation that has used tools goes on in the same form when none are offered: a model repeats what it sees.
-    """
-    framed = bool(tools) or any(message.tool_calls for message in messages)
-    reply = _reply_name(tools)
-    system = [message.content for message in messages if message.role == "system"]
-    if framed:
-        system.append(local_actions.described(tools, reply))
-    told = [{"role": "system", "content": "\n\n".join(filter(None, system))}] if any(system) else []
+def to_decide(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> Told:
+    """Return the messages that ask for the next action: what was said and done so far as actions, in JSON."""
+    reply = reply_action(tools)
+    told = _instructions(messages, local_actions.described(tools, reply))
     for message in messages:
-        if message.role != "system":
-            _tell(told, message, reply if framed else None)
-    return Prompt(told, local_actions.schema(tools if may_call else (), reply) if framed else None, reply)
+        match message.role:
+            case "assistant":
+                for action in _actions(message, reply):
+                    _tell(told, "assistant", json.dumps(action, ensure_ascii=False))
+            case "tool":
+                # As the user's words, not with the role `tool`: most templates of small models do not know it.
+                _tell(told, "user", _result(message))
+            case "user":
+                _tell(told, "user", message.content)
+            case "system":
+                pass
+    return told
+
+
+def to_reply(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> Told:
+    """Return the messages that ask for a reply in plain words: what the tools found stands under the user's question."""
+    able = ", ".join(tool.name.replace("_", " ") for tool in tools)
+    told = _instructions(messages, f"Besides talking you can: {able}." if able else "")
+    for message, following in itertools.zip_longest(messages, messages[1:]):
+        if message.role == "tool":
+            _tell(told, "user", _result(message))
+            if following is None or following.role != "tool":
+                _tell(told, "user", _USE_IT)
+        elif message.role != "system" and not message.tool_calls:
+            _tell(told, message.role, message.content)
+    return told
 
 
 def turn(messages: Sequence[ChatMessage]) -> tuple[ToolCall, ...]:
@@ -69,33 +85,26 @@ def _parsed(arguments: str) -> object:
         return arguments
 
 
-def _reply_name(tools: Sequence[ToolSchema]) -> str:
-    name, taken = "reply", {tool.name for tool in tools}
-    while name in taken:
-        name += "_"
-    return name
+def _instructions(messages: Sequence[ChatMessage], ours: str) -> Told:
+    parts = [*(message.content for message in messages if message.role == "system"), ours]
+    text = "\n\n".join(filter(None, parts))
+    return [{"role": "system", "content": text}] if text else []
 
 
-def _tell(told: list[dict[str, str]], message: ChatMessage, reply: str | None) -> None:
-    """Add a message in the form of its time; two of one role in a row become one, as many chat templates insist."""
-    role = "assistant" if message.role == "assistant" else "user"
-    for content in _contents(message, reply):
-        if told and told[-1]["role"] == role:
-            told[-1]["content"] += "\n\n" + content
-        else:
-            told.append({"role": role, "content": content})
+def _tell(told: Told, role: str, content: str) -> None:
+    """Add a message; two of one role in a row become one, as many chat templates insist."""
+    if told and told[-1]["role"] == role:
+        told[-1]["content"] += "\n\n" + content
+    else:
+        told.append({"role": role, "content": content})
 
 
-def _contents(message: ChatMessage, reply: str | None) -> list[str]:
-    if message.role == "tool":
-        # As the user's words, not with the role `tool`: most templates of small models do not know it.
-        name = message.tool_name or "the action"
-        return [f"{name} failed: {message.content}" if message.tool_error else f"Result of {name}: {message.content}"]
-    if message.role == "user" or reply is None:
-        return [message.content]
-    said = [_dumped({"action": reply, "text": message.content})] if message.content and not message.tool_calls else []
-    return said + [_dumped({"action": call.name, "arguments": _parsed(call.arguments)}) for call in message.tool_calls]
+def _actions(message: ChatMessage, reply: str) -> list[dict[str, object]]:
+    if message.tool_calls:
+        return [{"action": call.name, "arguments": _parsed(call.arguments)} for call in message.tool_calls]
+    return [{"action": reply, "text": message.content}]
 
 
-def _dumped(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _result(message: ChatMessage) -> str:
+    name = message.tool_name or "the action"
+    return f"{name} failed: {message.content}" if message.tool_error else f"Result of {name}: {message.content}"

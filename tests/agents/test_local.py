@@ -17,7 +17,7 @@ from cirkelline.agents.local_prompt import CALLS_PER_TURN
 
 TOOL = ToolSchema("look", "Look something up.", {"type": "object", "properties": {"n": {"type": "integer"}}})
 USER = ChatMessage("user", "What is it?")
-REPLY, CALL = '{"action": "reply", "text": "It is \\u00e9."}', '{"action": "look", "arguments": {"n": 1}}'
+REPLY, CALL = '{"action": "reply"}', '{"action": "look", "arguments": {"n": 1}}'
 
 
 class _Engine:
@@ -43,8 +43,12 @@ def _model(engine: _Engine, max_tokens: int | None = None) -> LocalChatModel:
     return LocalChatModel("local:x", cast("Engine", engine), max_tokens=max_tokens)
 
 
+async def _all(deltas: AsyncGenerator[Delta]) -> list[Delta]:
+    return [delta async for delta in deltas]
+
+
 async def _answer(engine: _Engine, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> list[Delta]:
-    return [delta async for delta in _model(engine).stream(messages, tools)]
+    return await _all(_model(engine).stream(messages, tools))
 
 
 def _called(*arguments: str) -> list[ChatMessage]:
@@ -54,8 +58,8 @@ def _called(*arguments: str) -> list[ChatMessage]:
     return [USER, *(message for pair in pairs for message in pair)]
 
 
-def _may_call(request: Mapping[str, Any]) -> bool:
-    return "anyOf" in request["response_format"]["json_schema"]["schema"]
+def _is_decision(request: Mapping[str, Any]) -> bool:
+    return "response_format" in request
 
 
 async def test_plain_text_is_handed_out_as_it_comes_with_its_usage_last() -> None:
@@ -64,11 +68,11 @@ async def test_plain_text_is_handed_out_as_it_comes_with_its_usage_last() -> Non
     assert "response_format" not in engine.asked[0]
 
 
-async def test_a_reply_is_handed_out_without_the_json_around_it() -> None:
-    *pieces, last = await _answer(_Engine(REPLY), [USER], [TOOL])
-    assert "".join(piece.text for piece in pieces) == "It is é."
-    assert len(pieces) > 1
-    assert last == Delta(usage=Usage(10, 2))
+async def test_a_reply_is_decided_on_and_then_streamed_in_plain_words() -> None:
+    engine = _Engine(REPLY, "Hello you")
+    deltas = await _answer(engine, [USER], [TOOL])
+    assert deltas == [Delta("Hel"), Delta("lo "), Delta("you"), Delta(usage=Usage(20, 4))]
+    assert [_is_decision(request) for request in engine.asked] == [True, False]
 
 
 async def test_a_tool_call_comes_whole_and_with_an_id_of_its_own() -> None:
@@ -76,13 +80,12 @@ async def test_a_tool_call_comes_whole_and_with_an_id_of_its_own() -> None:
     assert deltas == [Delta(tool_calls=(ToolCall("call-3", "look", '{"n": 1}'),)), Delta(usage=Usage(10, 2))]
 
 
-async def test_a_call_that_repeats_one_of_the_turn_is_not_made_and_only_a_reply_is_offered() -> None:
-    engine = _Engine(CALL, REPLY)
+async def test_a_call_that_repeats_one_of_the_turn_is_not_made_and_a_reply_is_asked_for() -> None:
+    engine = _Engine(CALL, "It is 4.")
     deltas = await _answer(engine, _called('{"n":1}'), [TOOL])
-    assert [_may_call(request) for request in engine.asked] == [True, False]
     assert not any(delta.tool_calls for delta in deltas)
-    assert "".join(delta.text for delta in deltas) == "It is é."
-    assert deltas[-1].usage == Usage(20, 4)  # both answers were paid for
+    assert "".join(delta.text for delta in deltas) == "It is 4."
+    assert deltas[-1].usage == Usage(20, 4)  # both were paid for
 
 
 async def test_the_same_call_in_a_later_turn_is_made() -> None:
@@ -90,19 +93,17 @@ async def test_the_same_call_in_a_later_turn_is_made() -> None:
     assert deltas[0].tool_calls
 
 
-@pytest.mark.parametrize(("made", "may_call"), [(CALLS_PER_TURN - 1, True), (CALLS_PER_TURN, False)])
-async def test_a_turn_of_many_calls_gets_only_a_reply(made: int, may_call: bool) -> None:
-    engine = _Engine(REPLY)
+@pytest.mark.parametrize(("made", "decides"), [(CALLS_PER_TURN - 1, True), (CALLS_PER_TURN, False)])
+async def test_a_turn_of_many_calls_gets_only_a_reply(made: int, decides: bool) -> None:
+    engine = _Engine(REPLY, "Yes.") if decides else _Engine("Yes.")
     await _answer(engine, _called(*(f'{{"n": {n}}}' for n in range(100, 100 + made))), [TOOL])
-    assert _may_call(engine.asked[0]) == may_call
+    assert _is_decision(engine.asked[0]) == decides
 
 
-@pytest.mark.parametrize("tools", [[], [TOOL]])
-async def test_an_answer_cut_at_its_limit_is_no_answer(tools: list[ToolSchema]) -> None:
-    engine = _Engine(REPLY[:30], finish="length")
-    with pytest.raises(AnswerTruncated, match=r"cut at the limit of 55 tokens; raise max_tokens"):
-        async for _ in _model(engine, max_tokens=55).stream([USER], tools):
-            pass
+@pytest.mark.parametrize(("written", "tools"), [("It is", []), (CALL[:30], [TOOL])])
+async def test_an_answer_cut_at_its_limit_is_no_answer(written: str, tools: list[ToolSchema]) -> None:
+    with pytest.raises(AnswerTruncated, match=r"cut at 55 tokens; raise max_tokens"):
+        await _all(_model(_Engine(written, finish="length"), max_tokens=55).stream([USER], tools))
 
 
 async def test_an_answer_cut_where_the_context_ends_says_so() -> None:
@@ -110,7 +111,7 @@ async def test_an_answer_cut_where_the_context_ends_says_so() -> None:
         await _answer(_Engine("x", finish="length", tokens=(CONTEXT - 3, 3)), [USER], [])
 
 
-@pytest.mark.parametrize("written", ['{"action": "look", "arguments": {', "", '{"action": "reply"}'])
+@pytest.mark.parametrize("written", ['{"action": "look", "arguments": {', "", '{"action": "look"}'])
 async def test_json_that_is_no_answer_is_an_error_and_no_call(written: str) -> None:
     with pytest.raises(AnswerTruncated, match="gave no usable answer"):
         await _answer(_Engine(written), [USER], [TOOL])
@@ -136,8 +137,7 @@ async def test_arguments_with_lone_surrogates_are_still_json() -> None:
 async def test_the_models_own_settings_reach_the_engine() -> None:
     engine = _Engine("x", "x")
     for model in (_model(engine), LocalChatModel("l", cast("Engine", engine), temperature=0.0, max_tokens=7, seed=3)):
-        async for _ in model.stream([USER], []):
-            pass
+        await _all(model.stream([USER], []))
     assert [(r["temperature"], r["max_tokens"], r.get("seed")) for r in engine.asked] == [
         (local.TEMPERATURE, local.MAX_TOKENS, None),
         (0.0, 7, 3),

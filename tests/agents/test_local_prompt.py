@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
 import pytest
 
-from cirkelline.agents import local_prompt
+from cirkelline.agents import local_actions, local_prompt
 from cirkelline.agents.chat_model import ChatMessage, ToolCall, ToolSchema
 from cirkelline.agents.local_answer import Call
 
@@ -32,24 +34,25 @@ def _allowed(schema: object, answer: object) -> bool:
     return jsonschema.Draft202012Validator(schema).is_valid(answer)
 
 
+def _schema(*tools: ToolSchema) -> dict[str, Any]:
+    return local_actions.schema(tools, local_prompt.reply_action(tools))
+
+
 def test_without_tools_a_conversation_goes_out_as_it_is() -> None:
     said = [ChatMessage("system", "Be brief."), USER, ChatMessage("assistant", "Much."), USER]
-    prompt = local_prompt.compose(said, [])
-    assert prompt.schema is None
-    assert prompt.messages == [{"role": each.role, "content": each.content} for each in said]
+    assert local_prompt.to_reply(said, []) == [{"role": each.role, "content": each.content} for each in said]
 
 
-def test_with_tools_an_answer_is_a_reply_or_one_of_them_with_its_arguments() -> None:
-    schema = local_prompt.compose([USER], [ADD]).schema
-    assert _allowed(schema, {"action": "reply", "text": "four"})
+def test_a_decision_is_to_reply_or_one_of_the_tools_with_its_arguments() -> None:
+    schema = _schema(ADD)
+    assert _allowed(schema, {"action": "reply"})
     assert _allowed(schema, {"action": "add", "arguments": {"left": 1, "right": 2}})
     refused: list[Any] = [
-        {"action": "reply", "text": ""},
-        {"action": "reply", "arguments": {}},
+        {"action": "reply", "text": "four"},
+        {"action": "add"},
         {"action": "add", "arguments": {"right": 2}},
         {"action": "add", "arguments": {"left": "one"}},
         {"action": "add", "arguments": {"left": 1, "middle": 2}},
-        {"action": "add", "text": "four"},
         {"action": "subtract", "arguments": {"left": 1}},
         "four",
     ]
@@ -57,7 +60,7 @@ def test_with_tools_an_answer_is_a_reply_or_one_of_them_with_its_arguments() -> 
 
 
 def test_the_tools_are_described_after_the_agents_own_instructions() -> None:
-    system = local_prompt.compose([ChatMessage("system", "Be brief."), USER], [ADD]).messages[0]
+    system = local_prompt.to_decide([ChatMessage("system", "Be brief."), USER], [ADD])[0]
     assert system["role"] == "system"
     assert system["content"].startswith("Be brief.\n\n")
     assert "- add(left: integer, right?: integer): What add does. right: the other" in system["content"]
@@ -74,21 +77,16 @@ def test_the_tools_are_described_after_the_agents_own_instructions() -> None:
     ],
 )
 def test_a_parameters_type_is_told_in_a_word(schema: dict[str, Any], words: str) -> None:
-    content = local_prompt.compose([USER], [_tool("look", {"x": schema}, "x")]).messages[0]["content"]
+    content = local_prompt.to_decide([USER], [_tool("look", {"x": schema}, "x")])[0]["content"]
     assert f"- look({words})" in content
 
 
-def test_when_only_a_reply_is_allowed_the_tools_are_still_described() -> None:
-    free, bound = (local_prompt.compose([USER], [ADD], may_call=may) for may in (True, False))
-    assert bound.messages == free.messages  # so that what the engine has read of it is not read again
-    assert _allowed(bound.schema, {"action": "reply", "text": "four"})
-    assert not _allowed(bound.schema, {"action": "add", "arguments": {"left": 1}})
+WRONG = ChatMessage("tool", "no such number", tool_call_id="2", tool_name="add", tool_error=True)
+TWO_TURNS = [USER, ASKED, TOLD, ChatMessage("assistant", 'It is "4".'), USER, ASKED, WRONG]
 
 
-def test_what_was_done_is_told_in_the_form_that_is_asked_for() -> None:
-    wrong = ChatMessage("tool", "no such number", tool_call_id="2", tool_name="add", tool_error=True)
-    said = [USER, ASKED, TOLD, ChatMessage("assistant", 'It is "4".'), USER, ASKED, wrong]
-    assert [message["content"] for message in local_prompt.compose(said, [ADD]).messages[1:]] == [
+def test_what_was_done_is_told_as_actions_where_an_action_is_asked_for() -> None:
+    assert [message["content"] for message in local_prompt.to_decide(TWO_TURNS, [ADD])[1:]] == [
         "How much?",
         '{"action": "add", "arguments": {"left": 1}}',
         "Result of add: 4",
@@ -99,23 +97,37 @@ def test_what_was_done_is_told_in_the_form_that_is_asked_for() -> None:
     ]
 
 
-def test_two_messages_of_one_side_in_a_row_become_one() -> None:
+def test_where_a_reply_is_asked_for_what_the_tools_found_stands_under_the_question() -> None:
+    _, first, answer, second = local_prompt.to_reply(TWO_TURNS, [ADD])
+    assert first["content"].startswith("How much?\n\nResult of add: 4\n\n")
+    assert answer == {"role": "assistant", "content": 'It is "4".'}
+    assert "add failed: no such number" in second["content"]
+    assert not any("{" in message["content"] for message in (first, second))
+
+
+@pytest.mark.parametrize("asked", [local_prompt.to_decide, local_prompt.to_reply])
+def test_what_was_told_once_is_told_the_same_way_later(asked: Callable[..., local_prompt.Told]) -> None:
+    # Else the engine reads the whole conversation again at every turn.
+    before, after = asked(TWO_TURNS[:3], [ADD]), asked(TWO_TURNS, [ADD])
+    assert after[: len(before)] == before
+
+
+@pytest.mark.parametrize("asked", [local_prompt.to_decide, local_prompt.to_reply])
+def test_no_two_messages_in_a_row_are_of_one_side(asked: Callable[..., local_prompt.Told]) -> None:
     twice = ChatMessage("assistant", "", (CALL, CALL))
-    roles = [message["role"] for message in local_prompt.compose([USER, USER, twice, TOLD, TOLD], [ADD]).messages]
-    assert roles == ["system", "user", "assistant", "user"]
-
-
-def test_a_conversation_that_used_tools_keeps_its_form_when_they_are_withheld() -> None:
-    prompt = local_prompt.compose([USER, ASKED, TOLD], [])
-    assert _allowed(prompt.schema, {"action": "reply", "text": "four"})
-    assert not _allowed(prompt.schema, {"action": "add", "arguments": {"left": 1}})
+    roles = [message["role"] for message in asked([USER, USER, twice, TOLD, TOLD, USER], [ADD])]
+    assert roles[0] == "system"
+    assert all(one != other for one, other in itertools.pairwise(roles))
 
 
 def test_a_tool_that_is_called_reply_can_still_be_told_from_replying() -> None:
-    prompt = local_prompt.compose([USER], [_tool("reply", {})])
-    assert prompt.reply != "reply"
-    assert _allowed(prompt.schema, {"action": "reply", "arguments": {}})
-    assert _allowed(prompt.schema, {"action": prompt.reply, "text": "four"})
+    tools = [_tool("reply", {})]
+    action = local_prompt.reply_action(tools)
+    assert action != "reply"
+    assert f"- {action}(text: string)" in local_prompt.to_decide([USER], tools)[0]["content"]
+    schema = _schema(*tools)
+    assert _allowed(schema, {"action": "reply", "arguments": {}})
+    assert _allowed(schema, {"action": action})
 
 
 def test_bounds_and_patterns_are_left_to_the_tools_own_validation() -> None:
@@ -129,7 +141,7 @@ def test_bounds_and_patterns_are_left_to_the_tools_own_validation() -> None:
         },
         "free": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 3}},
     }
-    schema = local_prompt.compose([USER], [_tool("t", fields)]).schema
+    schema = _schema(_tool("t", fields))
     dumped = json.dumps(schema)
     assert [
         word for word in ("pattern", "format", "maxLength", "Minimum", "maxItems", "maximum") if word in dumped

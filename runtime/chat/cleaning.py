@@ -12,7 +12,7 @@ _SEQUENCE: Final = re.compile(
     r"|\x1b[ -/]{0,16}[0-~]"
 )
 # The beginning of one, at the end of a piece: what follows may complete it.
-_BEGINNING: Final = re.compile(r"\x1b(?:\[[0-?]{0,64}[ -/]{0,16}|[\]PX^_][^\x07\x1b\n]{0,500}\x1b?|[ -/]{0,16})\Z|\r\Z")
+_BEGINNING: Final = re.compile(r"\x1b(?:\[[0-?]{0,64}[ -/]{0,16}|[\]PX^_][^\x07\x1b\n]{0,500}\x1b?|[ -/]{0,16})\Z")
 _LONGEST: Final = 512
 _C1: Final = {
     0x90: "\x1bP",
@@ -39,24 +39,29 @@ class Cleaner:
     def feed(self, piece: str) -> str:
         """Return what can be shown so far; the beginning of an escape sequence is held until it is whole, or none."""
         text = (self._held + piece).translate(_C1)
-        tail = max(0, len(text) - _LONGEST)
-        found = _BEGINNING.search(text, tail)
+        returned = "\r" if text.endswith("\r") else ""  # a line end of two characters may be cut as well
+        text = _with_line_ends(text.removesuffix("\r"))
+        found = _BEGINNING.search(text, max(0, len(text) - _LONGEST))
         whole = text[: found.start()] if found else text
-        self._held = text[len(whole) :]
+        self._held = text[len(whole) :] + returned
         return _cleaned(whole)
 
     def rest(self) -> str:
         """Return what was held back, at the end of the text."""
         held, self._held = self._held, ""
-        return _cleaned(held)
+        return _cleaned(_with_line_ends(held))
 
 
 def clean(text: str) -> str:
     """Return a whole text with its escape sequences and control characters removed; line ends and tabs stay."""
-    return _cleaned(text.translate(_C1))
+    return _cleaned(_with_line_ends(text.translate(_C1)))
+
+
+def _with_line_ends(text: str) -> str:
+    return _LINE_END.sub("\n", text)
 
 
 def _cleaned(text: str) -> str:
     if text.isascii() and text.isprintable():  # the usual piece: a few words
         return text
-    return _OBEYED.sub("", _LINE_END.sub("\n", _SEQUENCE.sub("", text)))
+    return _OBEYED.sub("", _SEQUENCE.sub("", text))

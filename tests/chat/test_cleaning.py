@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cirkelline.runtime.chat.cleaning import Cleaner, clean
@@ -63,6 +63,7 @@ def test_a_string_that_never_ends_hides_nothing_of_what_follows() -> None:
     assert clean("\x1b]0;title\nsecond line") == "0;title\nsecond line"
 
 
+@example(["\r\x1b0", "\n"])
 @given(st.lists(st.text(st.sampled_from("\x1b[]P0;1m\x07\\\n\r\x9b\x9dé \ud800\u202e")), max_size=8))
 def test_no_control_character_ever_passes_however_the_text_is_cut(pieces: list[str]) -> None:
     cleaner = Cleaner()

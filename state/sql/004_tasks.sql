@@ -267,7 +267,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off 
 DECLARE
     ids UUID[] := ARRAY(SELECT (run.item ->> 'task')::uuid FROM jsonb_array_elements(runs) AS run (item));
 BEGIN
-    -- Lock first, in id order, or two batches deadlock; the next statement's snapshot reads what is true then.
+    -- Lock first, in id order, or two batches deadlock; the next statement's snapshot reads what is true then, and finds
+    -- each row once: what is locked stays in its place (ctid) until that statement writes it.
     PERFORM FROM runtime.agent_heads h
       WHERE h.agent_id = ANY (ARRAY(
           SELECT c.agent_id FROM runtime.claims c WHERE c.task_id = ANY (ids) AND c.worker = finisher))
@@ -276,27 +277,27 @@ BEGIN
 
     RETURN QUERY
     WITH mine AS (
-        SELECT DISTINCT ON (c.task_id) c.task_id, c.agent_id, run.item, run.ordinal,
+        SELECT DISTINCT ON (c.task_id) c.task_id, c.agent_id, c.place, run.item, run.ordinal,
                run.item ->> 'status' IN ('completed', 'failed') AND EXISTS (
                    SELECT FROM runtime.agents a WHERE a.id = c.agent_id OFFSET 0) AS leaves_snapshot
           FROM jsonb_array_elements(runs) WITH ORDINALITY AS run (item, ordinal)
          CROSS JOIN LATERAL (
-             SELECT c.task_id, c.agent_id FROM runtime.claims c
+             SELECT c.task_id, c.agent_id, c.ctid AS place FROM runtime.claims c
               WHERE c.task_id = (run.item ->> 'task')::uuid AND c.worker = finisher
                 AND c.attempt = (run.item ->> 'attempt')::integer LIMIT 1) c
     ), unclaimed AS (
-        DELETE FROM runtime.claims c WHERE c.task_id = ANY (ARRAY(SELECT m.task_id FROM mine m))
+        DELETE FROM runtime.claims c WHERE c.ctid = ANY (ARRAY(SELECT m.place FROM mine m))
     ), running AS (
         -- What somebody else ended or took away meanwhile stays as they left it.
-        SELECT m.*, t.session_id, t.user_id,
+        SELECT m.task_id, m.agent_id, m.item, m.ordinal, m.leaves_snapshot, t.session_id, t.user_id, t.place,
                row_number() OVER (PARTITION BY m.agent_id, m.leaves_snapshot ORDER BY m.ordinal) AS nth
           FROM mine m
-         CROSS JOIN LATERAL (SELECT t.session_id, t.user_id FROM runtime.tasks t
+         CROSS JOIN LATERAL (SELECT t.session_id, t.user_id, t.ctid AS place FROM runtime.tasks t
                               WHERE t.id = m.task_id AND t.status = 'running' LIMIT 1) t
     ), ended AS (
         -- The first run of an agent starts from the latest state, the next from what that one made of it. The greatest
         -- integer is where versions stop counting: somebody else's snapshot may hold it.
-        SELECT r.task_id, r.agent_id, r.session_id, r.user_id, r.item, r.ordinal,
+        SELECT r.task_id, r.agent_id, r.session_id, r.user_id, r.item, r.ordinal, r.place, latest.head,
                CASE WHEN r.leaves_snapshot THEN least(latest.version + r.nth, 2147483647)::integer END AS version,
                CASE WHEN r.leaves_snapshot THEN
                    runtime.fold(CASE WHEN r.nth = 1 THEN runtime.as_snapshot(latest.state) END, r.item, state_limit)
@@ -304,7 +305,7 @@ BEGIN
                END AS fold
           FROM running r
           LEFT JOIN LATERAL (
-              SELECT greatest(h.version, s.version)::bigint AS version, s.state
+              SELECT greatest(h.version, s.version)::bigint AS version, s.state, h.ctid AS head
                 FROM runtime.agent_heads h
                 LEFT JOIN LATERAL (
                     SELECT s.version, s.state FROM runtime.agent_states s
@@ -318,9 +319,9 @@ BEGIN
           FROM ended e WHERE e.version IS NOT NULL
     ), counted AS (
         UPDATE runtime.agent_heads h SET version = newest.version
-          FROM (SELECT e.agent_id, max(e.version) AS version FROM ended e WHERE e.version IS NOT NULL
-                 GROUP BY e.agent_id) newest
-         WHERE h.agent_id = newest.agent_id AND h.agent_id = ANY (ARRAY(SELECT e.agent_id FROM ended e))
+          FROM (SELECT DISTINCT ON (e.agent_id) e.head, e.version FROM ended e WHERE e.version IS NOT NULL
+                 ORDER BY e.agent_id, e.version DESC) newest
+         WHERE h.ctid = newest.head
     ), journaled AS (
         INSERT INTO runtime.journal (task_id, position, call, attempt, ms, begun, input_tokens, output_tokens, format,
                                      error, kind, name, input_hash, output, operations, citations, cost)
@@ -344,7 +345,7 @@ BEGIN
            error = coalesce(e.fold ->> 'problem', e.item ->> 'error'),
            completed_at = now() AT TIME ZONE 'UTC', finished_at = clock_timestamp(), state_version = e.version
       FROM ended e
-     WHERE t.id = e.task_id AND t.id = ANY (ids)
+     WHERE t.ctid = e.place
     RETURNING t.id, t.status::text, t.state_version, t.error;
 END
 $$;

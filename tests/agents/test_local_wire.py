@@ -96,9 +96,8 @@ async def test_an_answer_without_its_end_is_an_error(serve: Serve, pieces: tuple
 )
 async def test_the_engines_own_refusal_is_told_from_a_broken_line(serve: Serve, pieces: tuple[bytes, ...]) -> None:
     async with serve(*pieces) as socket:
-        with pytest.raises(local_wire.Refused, match=r"^no$") as refused:
+        with pytest.raises(local_wire.Refused, match=r"^no$"):
             await _said(socket)
-    assert refused.value.kind == "t"
 
 
 async def test_a_refusal_without_words_still_has_its_status(serve: Serve) -> None:

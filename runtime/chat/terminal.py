@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
 from cirkelline.runtime.chat.interrupts import Interrupts
+from cirkelline.runtime.chat.keyboard import Keyboard
 from cirkelline.runtime.chat.screen import Left, Stop, Tone, Turn
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Terminal:
 
     def __init__(self, stdin: TextIO, stdout: TextIO, interrupts: Interrupts, environ: Mapping[str, str]) -> None:
         self._in = stdin
+        self._keyboard = Keyboard(stdin)
         self._out = stdout
         self._interrupts = interrupts
         self._colors = not environ.get("NO_COLOR")
@@ -52,7 +54,7 @@ class Terminal:
     @contextmanager
     def opened(self) -> Generator[None]:
         """Hold the terminal for the length of a chat."""
-        with _quiet_keys(self._in):
+        with self._keyboard.held():
             try:
                 yield
             finally:
@@ -67,6 +69,10 @@ class Terminal:
         """Let the person write. Raises: Left, at Ctrl-D or a second Ctrl-C on an empty line."""
         editor = self._editor = self._editor or self._open_editor()
         self._finish_line()
+        with self._keyboard.without_signals():
+            return await self._ask(editor)
+
+    async def _ask(self, editor: PromptSession[str]) -> str:
         while True:
             try:
                 said = await editor.prompt_async(handle_sigint=False, set_exception_handler=False)
@@ -193,32 +199,6 @@ def _wrapped(text: str) -> str:
         textwrap.fill(line, _columns() - 1, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
         for line in text.split("\n")
     )
-
-
-@contextmanager
-def _quiet_keys(stdin: TextIO) -> Generator[None]:
-    """Let the terminal keep what is typed as it is, unseen, for the next line that is edited; Ctrl-C stays a signal.
-
-    Shown, it would stand in the middle of an answer; and a Ctrl-D that the terminal itself took for the end of a line
-    would leave the editor without input.
-    """
-    try:
-        import termios  # noqa: PLC0415 - not on every platform
-
-        terminal = stdin.fileno()
-        before, quiet = termios.tcgetattr(terminal), termios.tcgetattr(terminal)
-    except (ImportError, OSError, ValueError):
-        yield
-        return
-    quiet[0] &= ~termios.ICRNL
-    quiet[3] = (quiet[3] & ~(termios.ECHO | termios.ICANON)) | termios.NOFLSH
-    with contextlib.suppress(termios.error):
-        termios.tcsetattr(terminal, termios.TCSANOW, quiet)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def _keys(typed: Callable[[], None]) -> KeyBindings:

@@ -1,8 +1,9 @@
 -- A task's way: claim, finish, release, take over, cancel. Each step is one function of separate statements, because
 -- a lock and the read that relies on it must not share a snapshot.
 --
--- Locks are taken in one order everywhere: workers, agent_heads (by id), tasks (by id), and only then the tasks' rows in
+-- Locks are taken in one order everywhere: workers, tasks (by id), agent_heads (by id), and only then the tasks' rows in
 -- queue and claims. A claim waits for nobody: it skips what is locked, so an outsider's open transaction stops no worker.
+-- Heads come after tasks: whoever has to wait for an outsider's task must not hold up every other task of its agents.
 -- Their plans are kept for as long as a connection lives, and one made while a table was empty must still be right when
 -- it holds a million rows: hence every hot table is reached by `= ANY (an array)` or by a LATERAL … LIMIT 1, which can be
 -- nothing but an index lookup whatever the statistics say, and sequential scans are off.
@@ -269,11 +270,11 @@ DECLARE
 BEGIN
     -- Lock first, in id order, or two batches deadlock; the next statement's snapshot reads what is true then, and finds
     -- each row once: what is locked stays in its place (ctid) until that statement writes it.
+    PERFORM FROM runtime.tasks t WHERE t.id = ANY (ids) ORDER BY t.id FOR NO KEY UPDATE;
     PERFORM FROM runtime.agent_heads h
       WHERE h.agent_id = ANY (ARRAY(
           SELECT c.agent_id FROM runtime.claims c WHERE c.task_id = ANY (ids) AND c.worker = finisher))
       ORDER BY h.agent_id FOR UPDATE;
-    PERFORM FROM runtime.tasks t WHERE t.id = ANY (ids) ORDER BY t.id FOR NO KEY UPDATE;
 
     RETURN QUERY
     WITH mine AS (
@@ -392,13 +393,13 @@ BEGIN
     IF cardinality(dead_workers) = 0 THEN
         RETURN 0;
     END IF;
-    -- All heads before any task, as everybody else does.
-    PERFORM FROM runtime.agent_heads h
-      WHERE h.agent_id IN (SELECT c.agent_id FROM runtime.claims c WHERE c.worker = ANY (dead_workers))
-      ORDER BY h.agent_id FOR UPDATE;
+    -- All tasks before any head, as everybody else does.
     PERFORM FROM runtime.tasks t
-      WHERE t.id IN (SELECT c.task_id FROM runtime.claims c WHERE c.worker = ANY (dead_workers))
+      WHERE t.id = ANY (ARRAY(SELECT c.task_id FROM runtime.claims c WHERE c.worker = ANY (dead_workers)))
       ORDER BY t.id FOR NO KEY UPDATE;
+    PERFORM FROM runtime.agent_heads h
+      WHERE h.agent_id = ANY (ARRAY(SELECT c.agent_id FROM runtime.claims c WHERE c.worker = ANY (dead_workers)))
+      ORDER BY h.agent_id FOR UPDATE;
 
     FOREACH dead IN ARRAY dead_workers LOOP
         held := ARRAY(SELECT c.task_id FROM runtime.claims c WHERE c.worker = dead);

@@ -105,6 +105,20 @@ async def test_a_cap_holds_while_four_workers_claim_and_finish(database_url: str
     assert most == cap
 
 
+async def test_a_claim_that_is_not_committed_yet_counts_towards_the_cap(conn: Conn) -> None:
+    agent, owner, other = await scene.agent(conn, cap=1), await scene.worker(conn), await scene.worker(conn)
+    (waiting,) = await scene.submit(conn, agent)
+    async with await scene.another(conn) as slow:
+        async with slow.transaction():
+            await slow.execute("INSERT INTO runtime.tasks (agent_id, priority) VALUES (%s, 9)", [agent])
+            (urgent,) = await claims.claim(slow, owner, [agent], slots=1)
+            # Neither that task nor its claim can be seen from here.
+            assert await claimed_ids(conn, other, [agent]) == []
+        assert await claimed_ids(conn, other, [agent]) == []
+        await scene.finish(slow, owner, scene.ended(urgent))
+    assert await claimed_ids(conn, other, [agent]) == [waiting]
+
+
 async def test_a_capped_agents_backlog_does_not_hold_up_the_others(conn: Conn) -> None:
     capped, free = await scene.agent(conn, "capped", cap=1), await scene.agent(conn, "free")
     owner = await scene.worker(conn)

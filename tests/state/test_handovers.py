@@ -248,6 +248,17 @@ async def test_only_what_failed_or_was_cancelled_can_be_retried(conn: Conn, stat
         await tasks.retry(conn, task_id)
 
 
+async def test_a_task_that_was_here_before_us_is_neither_cancelled_nor_retried(conn: Conn) -> None:
+    agent = await scene.agent(conn)
+    pending, failed = await scene.submit(conn, agent, 2)
+    await conn.execute("UPDATE runtime.tasks SET adopted = TRUE")
+    await conn.execute("UPDATE runtime.tasks SET status = 'failed' WHERE id = %s", [failed])
+    assert await tasks.cancel(conn, pending) == "pending"
+    with pytest.raises(TaskNotRetryable, match="was here before cirkelline"):
+        await tasks.retry(conn, failed)
+    assert [await scene.status(conn, task) for task in (pending, failed)] == ["pending", "failed"]
+
+
 # Races --------------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +364,36 @@ async def test_leaving_while_being_declared_dead_is_no_deadlock(conn: Conn) -> N
     assert await scene.status(conn, claim.id) == "pending"
 
 
+async def test_leaving_and_a_takeover_want_the_same_rows_in_one_order(conn: Conn) -> None:
+    agent, owner = await scene.agent(conn), await scene.worker(conn)
+    await scene.submit(conn, agent, 2)
+    claimed = await claims.claim(conn, owner, [agent], slots=2)
+    last = max(claim.id for claim in claimed)
+    await scene.die(conn, owner)
+    async with await scene.another(conn) as outsider, await scene.another(conn) as other:
+        async with outsider.transaction():
+            await outsider.execute("UPDATE runtime.tasks SET task_type = 'x' WHERE id = %s", [last])
+            leaving = asyncio.create_task(workers.deregister(other, owner))
+            await until_blocked(outsider)
+            # Leaving has the first task by now: a takeover must not hold what it wants next.
+            taking = asyncio.create_task(take_over(conn))
+            assert await taking == 0
+        await leaving
+    assert await scene.rows(conn, "SELECT DISTINCT status FROM runtime.tasks") == ["pending"]
+
+
+async def test_a_release_and_a_cancel_want_the_same_rows_in_one_order(conn: Conn) -> None:
+    _, owner, claim = await running(conn)
+    async with await scene.another(conn) as other:
+        async with other.transaction():
+            await other.execute("UPDATE runtime.tasks SET task_type = 'x'")
+            releasing = asyncio.create_task(claims.release(conn, owner, [claim.id], reason="x"))
+            await until_blocked(other)
+            assert await tasks.cancel(other, claim.id) == "asked"
+        assert await releasing == 1
+    assert await scene.status(conn, claim.id) == "cancelled"
+
+
 async def test_an_outsider_that_changes_a_task_and_a_finish_of_it_wait_for_each_other_in_one_order(conn: Conn) -> None:
     _, owner, claim = await running(conn)
     async with await scene.another(conn) as outsider:
@@ -364,6 +405,21 @@ async def test_an_outsider_that_changes_a_task_and_a_finish_of_it_wait_for_each_
             await outsider.execute("UPDATE runtime.tasks SET status = 'pending'")
         assert await finishing == []
     assert await scene.one(conn, "SELECT count(*) FROM runtime.queue") == 1
+
+
+async def test_a_finish_that_waits_for_an_outsider_holds_up_no_other_task_of_its_agent(conn: Conn) -> None:
+    agent, owner, other = await scene.agent(conn), await scene.worker(conn), await scene.worker(conn)
+    await scene.submit(conn, agent, 2)
+    held, free = await scene.claim_one(conn, owner, agent), await scene.claim_one(conn, other, agent)
+    async with await scene.another(conn) as outsider, await scene.another(conn) as waiting:
+        async with outsider.transaction():
+            await outsider.execute("UPDATE runtime.tasks SET task_type = 'x' WHERE id = %s", [held.id])
+            finishing = asyncio.create_task(scene.finish(waiting, owner, scene.ended(held)))
+            await until_blocked(outsider)
+            (finished,) = await scene.finish(conn, other, scene.ended(free))
+            assert finished.state_version == 1
+        (finished,) = await finishing
+        assert finished.state_version == 2
 
 
 async def test_a_truncate_waits_for_a_claim_and_neither_for_the_other(conn: Conn) -> None:

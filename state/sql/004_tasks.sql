@@ -186,7 +186,7 @@ BEGIN
              ORDER BY d.run_at LIMIT 1000 FOR UPDATE SKIP LOCKED));
     END IF;
 
-    FOR round IN 1..2 LOOP
+    FOR round IN 1..3 LOOP
         -- Candidates, best first, are chosen without a lock, and more of them than are wanted.
         IF only_session IS NOT NULL THEN
             SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version), TRUE, 0
@@ -205,7 +205,8 @@ BEGIN
                      WHERE l.has_turn AND l.agent_id = ANY (agents) AND (room.places IS NULL OR room.places > 0)
                      LIMIT wanted * 2 + 10) c;
         ELSE
-            -- Every agent's own line, when those who cannot run now (capped, paused, not served here) hold the head.
+            -- Every agent's own line, when those who cannot run now (capped, paused, not served here) hold the head;
+            -- and much more of it, when what was found there is just being claimed by other workers.
             SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version),
                    bool_or(c.capped OR c.session_id IS NOT NULL), count(*)
               INTO ids, owners, sessions, versions, limited, found
@@ -216,6 +217,7 @@ BEGIN
                           SELECT * FROM runtime.line l WHERE l.agent_id = listed.agent_id AND l.has_turn
                            ORDER BY l.priority DESC, l.sequence
                            LIMIT CASE WHEN room.capped THEN greatest(room.places, 0)
+                                       WHEN round = 2 THEN wanted + 10
                                        ELSE greatest(wanted, 2000 / cardinality(agents)) END) l
                      ORDER BY l.priority DESC, l.sequence) c;
         END IF;
@@ -226,6 +228,7 @@ BEGIN
                  CROSS JOIN LATERAL (
                      SELECT t.id FROM runtime.tasks t
                       WHERE t.id = next.task_id AND t.status = 'pending'
+                        AND t.agent_id = owners[array_position(ids, next.task_id)]
                         AND (SELECT count(*) FROM runtime.claims c WHERE c.task_id = t.id) = 0
                       LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) t
                  LIMIT wanted) locked;
@@ -248,10 +251,12 @@ BEGIN
         SELECT s.id, s.agent_id, s.task_type::text, s.payload, s.session_id, s.user_id, s.attempt, s.definition_version
           FROM started s ORDER BY s.sequence;
         GET DIAGNOSTICS taken = ROW_COUNT;
-        -- Once more, and deeper, only if there are candidates that the first look left out.
-        EXIT WHEN taken = wanted OR only_session IS NOT NULL OR found < wanted * 2 + 10 AND NOT EXISTS (
-            SELECT FROM runtime.queue q WHERE q.run_at IS NULL
-             ORDER BY q.priority DESC, q.sequence OFFSET wanted * 4 + 20 - taken);
+        -- Once more, and deeper, only if there may be candidates that this look left out.
+        EXIT WHEN taken = wanted OR only_session IS NOT NULL
+               OR round = 1 AND found < wanted * 2 + 10 AND NOT EXISTS (
+                   SELECT FROM runtime.queue q WHERE q.run_at IS NULL
+                    ORDER BY q.priority DESC, q.sequence OFFSET wanted * 4 + 20 - taken)
+               OR round = 2 AND found < wanted + 10;
         wanted := wanted - taken;
     END LOOP;
 END

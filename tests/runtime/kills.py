@@ -142,6 +142,7 @@ class Ledger:
     """What transfers under kills came to."""
 
     total: int
+    submitted: int
     made: int
     twice: int
     completed: int
@@ -159,24 +160,23 @@ async def open_bank(place: Workplace) -> None:
 
 
 async def transfers(place: Workplace, crew: Crew, *, tasks: int, kills: int, chance: random.Random) -> Ledger:
-    """Make tasks * PER_TASK transfers while at least `kills` workers are killed, and read the books."""
-    done = "SELECT count(*) FROM runtime.tasks WHERE status NOT IN ('pending', 'running')"
+    """Make at least tasks * PER_TASK transfers while `kills` workers are killed, and read the books."""
+    ended = "SELECT count(*) FROM runtime.tasks WHERE status NOT IN ('pending', 'running')"
+    submitted = 0
     await crew.fill()
-    while crew.killed < kills or await place.value(done) < tasks:
-        if (
-            await place.value("SELECT count(*) FROM runtime.tasks WHERE status IN ('pending', 'running')")
-            < 2 * crew.size
-        ):
-            submitted = await place.value("SELECT count(*) FROM runtime.tasks")
-            # A few at a time, so that there is work to interrupt until the last kill.
-            share = max(1, tasks * (crew.killed + 1) // (kills + 1)) - submitted
-            await place.submit_many("banker", max(0, min(share, tasks - submitted)))
-        await asyncio.sleep(chance.uniform(0.0, 0.3))
+    while crew.killed < kills or submitted < tasks or await place.value(ended) < submitted:
+        if await place.value(ended) == submitted:
+            # A share for each kill to come, and some more where they were done before it came.
+            more = max(crew.size, (tasks - submitted) // (kills - crew.killed + 1))
+            await place.submit_many("banker", more)
+            submitted += more
+        await asyncio.sleep(chance.uniform(0.0, 0.1))
         if crew.killed < kills and await place.value("SELECT count(*) FROM runtime.claims"):
             await crew.kill_any(chance)
         await crew.fill()
     return Ledger(
         await place.value("SELECT sum(balance) FROM public.accounts"),
+        submitted,
         await place.value("SELECT count(*) FROM public.transfers"),
         await place.value("SELECT count(*) - count(DISTINCT (task, n)) FROM public.transfers"),
         await place.value("SELECT count(*) FROM runtime.tasks WHERE status = 'completed'"),

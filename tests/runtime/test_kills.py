@@ -30,6 +30,6 @@ async def test_a_ten_tool_run_killed_at_random_repeats_nothing_on_record(place: 
 async def test_money_is_neither_made_nor_lost_by_kills(place: Workplace, crew: Crew) -> None:
     await open_bank(place)
     ledger = await transfers(place, crew, tasks=20, kills=4, chance=random.Random(3))  # noqa: S311 - as above
-    assert (ledger.total, ledger.made, ledger.twice) == (ACCOUNTS * OPENING, 20 * PER_TASK, 0)
-    assert ledger.completed == 20
+    assert ledger.submitted == ledger.completed >= 20
+    assert (ledger.total, ledger.made, ledger.twice) == (ACCOUNTS * OPENING, ledger.completed * PER_TASK, 0)
     assert ledger.killed == 4

@@ -1,4 +1,4 @@
-"""What a run tells its watcher while it happens: words, and tools that start and finish."""
+"""What a run tells its watcher while it happens: words, and tools that start and finish or begin to wait."""
 
 from __future__ import annotations
 
@@ -32,7 +32,15 @@ class ToolFinished:
     call_id: str
 
 
-RunEvent = TextDelta | ToolStarted | ToolFinished
+@dataclass(frozen=True, slots=True)
+class ToolParked:
+    """A tool call waits for a person or for a moment, and with it the run."""
+
+    name: str
+    call_id: str
+
+
+RunEvent = TextDelta | ToolStarted | ToolFinished | ToolParked
 Emit = Callable[[RunEvent], None]
 
 

@@ -13,21 +13,24 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
 
 import structlog
 
 from cirkelline.agents.chat_model import ChatMessage, ToolCall, Usage
-from cirkelline.agents.steps import Answer, ModelCall, ToolUse, UseTool
+from cirkelline.agents.steps import Answer, ModelCall, Parked, ToolUse, UseTool
 from cirkelline.configs import errors, wording
 from cirkelline.configs.effects import Effects, OnUnknown
 from cirkelline.state import jsonb, transactions
 from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
-from cirkelline.tools import failures
+from cirkelline.state.parking import For, Verdict
+from cirkelline.tools import contract, failures
 from cirkelline.tools.contract import EndRun
 from cirkelline.tools.execution import ToolResult, ToolTimedOut
 from cirkelline.tools.state import State
+from cirkelline.tools.waiting import Wait
 
 FORMAT: Final = 1
 """Of `input_hash` and `output`. Count it up with any change to how a conversation is built or hashed: unfinished runs
@@ -44,7 +47,7 @@ class JournalDiverged(errors.CirkellineError):
 
 
 class OutcomeUnknown(errors.CirkellineError):
-    """A tool that must not run twice had begun, and nobody knows whether it ended."""
+    """A tool that must not run twice had begun, nobody knows whether it ended, and it says to fail then."""
 
 
 class ClaimLost(errors.CirkellineError):
@@ -137,18 +140,59 @@ class Journal:
         return answer
 
     async def around_tool_call(self, use: ToolUse, proceed: UseTool) -> ToolResult:
-        """Answer from the record, or use the tool as its effects allow, and record."""
+        """Answer from the record, or use the tool as its effects allow, and record. Raises: Parked."""
         step = self._recorded.get((use.position, use.index))
-        if step is not None and step.output is not None:
-            self._compare(step, hash_call(use.call))
-            return _result(step, step.output)
         if step is not None:
-            self._decide(use)
+            self._compare(step, hash_call(use.call))
+            if step.output is not None:
+                return _result(step, step.output)
         try:
-            return await self._use(use, proceed)
+            return await (self._begin(use, proceed) if step is None else self._go_on(use, step, proceed))
         except EndRun as end:
             await self._write(_tool_step(use, {"end": jsonb.clean_text(str(end))}, error=True))
             raise
+
+    async def _begin(self, use: ToolUse, proceed: UseTool) -> ToolResult:
+        tool = use.tool
+        if tool is not None and tool.approval and _fits(tool, use.call):
+            within = None if tool.approve_within is None else timedelta(seconds=tool.approve_within)
+            until = within and datetime.now(UTC) + within
+            raise await self._park(_tool_step(use, None, waits=_asked(For.APPROVAL, use), until=until))
+        return await self._use(use, proceed)
+
+    async def _go_on(self, use: ToolUse, step: Step, proceed: UseTool) -> ToolResult:
+        """Go on with a call that an earlier attempt began or parked, as it was decided."""
+        if step.waits is None:
+            return await self._after_a_crash(use, step, proceed)
+        if step.decision is None:
+            raise _parked(step)
+        waited, verdict = For(step.waits["for"]), Verdict(step.decision["verdict"])
+        if verdict in {Verdict.APPROVE, Verdict.RETRY}:
+            return await self._use(use, proceed)
+        if verdict is Verdict.FAIL:
+            raise EndRun(_reason(step, f"{use.call.name} failed, as was decided"))
+        told, error = _told(use, step, waited, verdict)
+        ended = dataclasses.replace(_tool_step(use, {"text": told}), error=error, operations=step.operations)
+        await self._write(ended)
+        return ToolResult(told, error, 0)
+
+    async def _after_a_crash(self, use: ToolUse, step: Step, proceed: UseTool) -> ToolResult:
+        """Use a tool again that was running when its process died, if it may; else ask what happened."""
+        tool = use.tool
+        if tool is None or tool.effects in {Effects.READ, Effects.IDEMPOTENT} or tool.on_unknown is OnUnknown.RETRY:
+            return await self._use(use, proceed)
+        if tool.on_unknown is OnUnknown.FAIL:
+            raise OutcomeUnknown(
+                f"nobody knows whether {use.call.name}({wording.shown(use.call.arguments)}) happened: it had begun when an"
+                " earlier attempt was cut off, and it must not run twice; look, and if everything may be done again:"
+                f" `cirkelline tasks retry {self._task_id} --from-start`"
+            )
+        approved = {"decided": step.decision} if step.decision else {}
+        raise await self._park(_tool_step(use, None, waits=_asked(For.OUTCOME, use) | approved))
+
+    async def _park(self, step: Step) -> Parked:
+        await self._write(step)
+        return _parked(step)
 
     async def _use(self, use: ToolUse, proceed: UseTool) -> ToolResult:
         tool = use.tool
@@ -157,6 +201,8 @@ class Journal:
         if tool is not None and tool.transactional:
             return await self._transact(use, proceed, plain=not tool.is_async)
         result = _readable(await proceed())
+        if result.wait is not None:
+            raise await self._park(_waiting_step(use, result, result.wait))
         await self._write(_ended_step(use, result))
         return result
 
@@ -181,13 +227,17 @@ class Journal:
     ) -> tuple[ToolResult | None, BaseException | None]:
         """Return a result that is on record, or the failure after which nothing of the call is left."""
         result: ToolResult | None = None
+        parked: Step | None = None
         try:
             async with self._recorder.transaction(plain=plain) as transaction:
                 result = _readable(await proceed(connection=transaction.connection))
                 if result.failure is None:
-                    wanted = _ended_step(use, result)
+                    wait = result.wait
+                    wanted = _ended_step(use, result) if wait is None else _waiting_step(use, result, wait)
                     kept = await transaction.commit(wanted)
-                    return (result if kept is wanted else self._earlier(result, kept)), None
+                    if kept.output is not None:
+                        return (result if kept is wanted else self._earlier(result, kept)), None
+                    parked = kept
                 if isinstance(result.failure, ToolTimedOut):
                     transaction.abandon()
         except transactions.LeftTransaction:
@@ -199,6 +249,8 @@ class Journal:
                 raise
             self._discard(result)
             return None, error
+        if parked is not None:
+            raise _parked(parked)
         self._discard(result)
         return result, result.failure
 
@@ -211,16 +263,6 @@ class Journal:
     def _discard(self, result: ToolResult | None) -> None:
         if result is not None:
             self._state.discard({operation["at"] for operation in result.operations})
-
-    def _decide(self, use: ToolUse) -> None:
-        tool = use.tool
-        if tool is None or tool.effects in {Effects.READ, Effects.IDEMPOTENT} or tool.on_unknown is OnUnknown.RETRY:
-            return
-        call = f"{use.call.name}({wording.shown(use.call.arguments)})"
-        raise OutcomeUnknown(
-            f"nobody knows whether {call} happened: it had begun when an earlier attempt was cut off, and it must not run"
-            f" twice; look, and if everything may be done again: `cirkelline tasks retry {self._task_id} --from-start`"
-        )
 
     def _compare(self, step: Step, digest: bytes) -> None:
         if step.format != FORMAT:
@@ -314,6 +356,56 @@ def _ended_step(use: ToolUse, result: ToolResult) -> Step:
     return _tool_step(
         use, {"text": result.text}, error=result.error, ms=result.ms, operations=result.operations or None
     )
+
+
+def _asked(what: For, use: ToolUse) -> dict[str, Any]:
+    try:
+        arguments = json.loads(use.call.arguments or "{}")
+    except ValueError:
+        arguments = use.call.arguments
+    return {"for": what, "arguments": arguments}
+
+
+def _waiting_step(use: ToolUse, result: ToolResult, wait: Wait) -> Step:
+    waits: dict[str, Any] = {"for": For.TIME, "result": jsonb.clean_text(wait.result)}
+    if wait.question:
+        waits = {"for": For.ANSWER, "question": jsonb.clean_text(wait.question)}
+        waits |= {"choices": [jsonb.clean_text(choice) for choice in wait.choices]} if wait.choices else {}
+    return _tool_step(use, None, waits=waits, until=wait.until, ms=result.ms, operations=result.operations or None)
+
+
+def _parked(step: Step) -> Parked:
+    return Parked(f"{step.name} waits for {(step.waits or {}).get('for')}")
+
+
+def _fits(tool: contract.Tool, call: ToolCall) -> bool:
+    """Whether a call can run at all: nobody is asked to approve one that cannot."""
+    try:
+        contract.validate(tool, call.arguments)
+    except contract.ArgumentsInvalid:
+        return False
+    return True
+
+
+def _told(use: ToolUse, step: Step, waited: For, verdict: Verdict) -> tuple[str, bool]:
+    """Return what the model reads of a decision, and whether it is an error."""
+    value = (step.decision or {}).get("value")
+    match waited, verdict:
+        case For.APPROVAL, Verdict.REJECT:
+            return _reason(step, f"{use.call.name} was not approved, so it did not run"), True
+        case For.APPROVAL, _:
+            return f"nobody approved {use.call.name} in time, so it did not run", True
+        case For.ANSWER, Verdict.EXPIRED:
+            return "nobody answered in time", True
+        case For.TIME, _:
+            return str((step.waits or {}).get("result") or "the time has come"), False
+        case _:
+            return jsonb.clean_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)), False
+
+
+def _reason(step: Step, sentence: str) -> str:
+    reason = (step.decision or {}).get("value")
+    return f"{sentence}: {jsonb.clean_text(str(reason))}" if reason else sentence
 
 
 def _result(step: Step, output: Mapping[str, Any]) -> ToolResult:

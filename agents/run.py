@@ -50,11 +50,12 @@ class WallLimit(errors.CirkellineError):
 
 
 class RunStatus(StrEnum):
-    """How a run ended; the words of the tasks table."""
+    """How a run ended, or that it is parked (WAITING); the words of the tasks table."""
 
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +119,9 @@ async def run(
     elif driver.cancelled():  # by whom, if not by us: a tool or a hook that cancels its own task
         status, error = RunStatus.FAILED, RunError("Cancelled", "something inside the run cancelled it")
     else:
-        error = _told(driver.exception(), request)
-        status = RunStatus.FAILED if error else RunStatus.COMPLETED
+        raised = driver.exception()
+        error = None if isinstance(raised, steps.Parked) else _told(raised, request)
+        status = RunStatus.FAILED if error else RunStatus.WAITING if raised else RunStatus.COMPLETED
     done = progress.steps
     if done is None:
         return RunOutcome(status, "", error, Usage(), 0)

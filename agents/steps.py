@@ -23,6 +23,10 @@ class StepLimit(errors.CirkellineError):
     """A run asked for one model call more than its definition allows."""
 
 
+class Parked(errors.CirkellineError):
+    """A tool's result is still to come: the run ends, and another one goes on when it is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One whole answer of a model; its tool calls have ids that are unique in the conversation."""
@@ -151,8 +155,13 @@ class Steps:
         use = dataclasses.replace(use, tool=self.tools.get(use.call.name))
         try:
             result = await self.around_tool_call(use, functools.partial(self._execute, use))
+        except Parked as parked:
+            self.failure = self.failure or parked
+            self.emit(events.ToolParked(use.call.name, use.call.id))
+            return execution.ToolResult(text=str(parked), error=True, ms=0)
         except Exception as error:  # noqa: BLE001 - EndRun, or our own fault: either ends the run, after its siblings
-            self.failure = self.failure or error
+            if self.failure is None or isinstance(self.failure, Parked):  # a run that fails waits for nothing
+                self.failure = error
             result = execution.ToolResult(text=str(error), error=True, ms=0)
         self.emit(events.ToolFinished(use.call.name, not result.error, result.ms, use.call.id))
         return result

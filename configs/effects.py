@@ -39,8 +39,7 @@ _STRICTER: Final = {
     Effects.ONCE: (),
 }
 _CAUTION: Final = tuple(OnUnknown)
-# Until a task can wait for a person's word, it fails and says what has to be decided.
-_ASKED: Final = "does not run again: the task fails and names the call, for a person to look"
+_ASKED: Final = "does not run again: the task waits until a person says what happened"
 
 
 def may_become(code: Effects, wanted: Effects) -> bool:

@@ -153,6 +153,14 @@ def _unquote(value: object, reader: Callable[[str], object]) -> str:
     return ": remove the quotes" if quoted and reader(str(value)) is not None else ""
 
 
+def yes_no(value: object) -> bool:
+    """Return the yes or no a value is."""
+    found = scalars.read_yes_no(value) if isinstance(value, (Plain, Expanded)) else value
+    if not isinstance(found, bool):
+        raise refuse(f"must be true or false, not {described(value)}{_unquote(value, scalars.read_yes_no)}")
+    return found
+
+
 def choice(choices: type[Choice]) -> Callable[[object], Choice]:
     """Return the reader of one word out of a few."""
     known = [each.value for each in choices]

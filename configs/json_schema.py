@@ -87,7 +87,13 @@ def _tool() -> dict[str, Any]:
     name = _either({"type": "string", "pattern": names.TOOL_PATTERN})
     python = _either({"type": "string", "pattern": names.FUNCTION_PATTERN})
     timeout = _duration(*schema.TIMEOUT)
-    options = {"timeout": timeout, "effects": _word(Effects), "on_unknown": _word(OnUnknown)}
+    options = {
+        "timeout": timeout,
+        "effects": _word(Effects),
+        "on_unknown": _word(OnUnknown),
+        "approval": _yes_no(),
+        "approve_within": _duration(*schema.APPROVE_WITHIN),
+    }
     built_in = _mapping(schema.ToolSpec, {"name": name, **options}, required=["name"])
     function = _mapping(schema.ToolSpec, {"python": python, **options}, required=["python"])
     return {"anyOf": [name, built_in, function]}
@@ -103,6 +109,10 @@ def _line(longest: int) -> dict[str, Any]:
 
 def _word(choices: type[StrEnum]) -> dict[str, Any]:
     return _either({"enum": [choice.value for choice in choices]})
+
+
+def _yes_no() -> dict[str, Any]:
+    return _either({"type": "boolean"})
 
 
 def _integer(minimum: int, maximum: int) -> dict[str, Any]:

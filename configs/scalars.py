@@ -59,6 +59,11 @@ def read_integer(text: str) -> int | None:
     return int(text) if len(text) <= _LONGEST_NUMBER and _INTEGER.fullmatch(text) else None
 
 
+def read_yes_no(text: str) -> bool | None:
+    """Return the yes or no a text spells, or None."""
+    return text.lower() in {"true", "yes", "on"} if text in _YES_NO else None
+
+
 def read_number(text: str) -> float | None:
     """Return the finite decimal number a text spells, or None."""
     if len(text) > _LONGEST_NUMBER or not _DECIMAL.fullmatch(text):

@@ -24,6 +24,7 @@ TEMPERATURE: Final = (0.0, 2.0)
 MAX_TOKENS: Final = (1, 1_000_000)
 WALL: Final = (0.1, 86_400.0)
 TIMEOUT: Final = (0.1, 3600.0)
+APPROVE_WITHIN: Final = (1.0, 366 * 86_400.0)
 LONGEST_TYPE: Final = 100  # the documents' agents.type is VARCHAR(100)
 LONGEST_CAPABILITY: Final = 100
 MOST_CAPABILITIES: Final = 64
@@ -108,8 +109,17 @@ class ToolSpec(_Strict):
         default=None, description="What becomes of a `once` tool of which nobody knows whether it ended: ask or fail."
     )
 
+    approval: Annotated[bool, BeforeValidator(fields.yes_no)] = Field(
+        default=False, description="Whether each call waits until a person has approved it."
+    )
+    approve_within: Annotated[float, BeforeValidator(fields.seconds(*APPROVE_WITHIN))] | None = Field(
+        default=None, description="How long a call waits for that; after it the model is told that nobody decided."
+    )
+
     @model_validator(mode="after")
     def _is_one_tool(self) -> Self:
+        if self.approve_within is not None and not self.approval:
+            raise refuse("is for tools with approval: true: add that, or remove approve_within", "approve_within")
         if self.name and self.python:
             raise refuse("has both name: and python:, but is one tool: remove one of them")
         if not self.name and not self.python:
@@ -283,10 +293,9 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
 
 
 # What the design gives to later releases. It is refused, never accepted and ignored: an author who writes
-# `approval: true` must not find out from a bill that it meant nothing yet.
+# `tokens: 50_000` must not find out from a bill that it meant nothing yet.
 LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     (): frozenset({"memory", "knowledge", "retry", "schedules"}),
-    ("tools", "*"): frozenset({"approval"}),
     ("history",): frozenset({"summarize"}),
     ("limits",): frozenset({"tokens"}),
 }

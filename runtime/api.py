@@ -22,12 +22,13 @@ import structlog
 from cirkelline.configs import loading, scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings, load_settings
-from cirkelline.runtime import applying, composition, logs
+from cirkelline.runtime import applying, composition, deciding, logs
 from cirkelline.runtime.applying import Applied
 from cirkelline.runtime.composition import Opened
-from cirkelline.state import agents, tasks, users
+from cirkelline.state import agents, parking, tasks, users
 from cirkelline.state.agents import Agent
 from cirkelline.state.connection import Conn, Database
+from cirkelline.state.parking import Waiting
 from cirkelline.state.tasks import Task, TaskStatus
 from cirkelline.tools.toolbox import Toolbox
 
@@ -81,7 +82,10 @@ class Submitted:
             return await tasks.get(conn, self.id)
 
     async def result(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - the task goes on without us
-        """Wait for the end and return the result. Raises: TaskFailed, TaskCancelled; TaskUnfinished after `timeout` s."""
+        """Wait for the end and return the result; a parked task ends when somebody has decided (`Tasks.waiting`).
+
+        Raises: TaskFailed, TaskCancelled; TaskUnfinished after `timeout` s.
+        """
         try:
             async with asyncio.timeout(timeout):
                 task = await self._ended()
@@ -128,6 +132,28 @@ class Tasks:
         async with self._db.connection() as conn:
             agent_id = (await agents.get(conn, agent)).id if agent is not None else None
             return await tasks.find(conn, agent_id=agent_id, status=status, limit=limit)
+
+    async def waiting(self, task_id: UUID | str) -> list[Waiting]:
+        """Return what a parked task waits for. Raises: TaskNotFound."""
+        async with self._db.connection() as conn:
+            return await parking.find(conn, await _task_id(conn, task_id))
+
+    async def approve(self, task_id: UUID | str, *, call: str | None = None, by: str | None = None) -> None:
+        """Let a call run that waits for approval; `call` says which, where several wait. Raises: NotAsked, WhichCall."""
+        async with self._db.connection() as conn:
+            await deciding.approve(conn, await _task_id(conn, task_id), call=call, by=by)
+
+    async def reject(
+        self, task_id: UUID | str, reason: str | None = None, *, call: str | None = None, by: str | None = None
+    ) -> None:
+        """Refuse a call that waits for approval; the model reads the reason. Raises: NotAsked, WhichCall."""
+        async with self._db.connection() as conn:
+            await deciding.reject(conn, await _task_id(conn, task_id), reason=reason, call=call, by=by)
+
+    async def answer(self, task_id: UUID | str, text: str, *, call: str | None = None, by: str | None = None) -> None:
+        """Answer what an agent asks a person. Raises: NotAsked, WhichCall, NoSuchChoice."""
+        async with self._db.connection() as conn:
+            await deciding.answer(conn, await _task_id(conn, task_id), text, call=call, by=by)
 
     def follow(self, task_id: UUID) -> Submitted:
         """Return a task that somebody submitted, to wait for it or to cancel it."""

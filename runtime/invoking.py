@@ -191,6 +191,8 @@ def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome) -> Finish:
             result = {"error": {"type": "Cancelled", "message": "cancelled"}, "partial_output": outcome.output, **facts}
             said = _turn(claim, run.input, outcome.output or STOPPED)
             return Finish(claim.id, claim.attempt, "cancelled", result, error="cancelled", tokens=tokens, messages=said)
+        case RunStatus.WAITING:
+            return Finish(claim.id, claim.attempt, "waiting")
         case RunStatus.FAILED:
             error = outcome.error or RunError("Failed", "the run failed without saying why")
             return failed(claim.id, claim.attempt, error, tokens=tokens, facts=facts)

@@ -120,5 +120,7 @@ def _report(finish: Finish, finished: Finished | None, ms: int) -> None:
         log.warning("task.not_ours_any_more", ms=ms)
     elif finished.status == "failed":
         log.warning("task.finished", status=finished.status, ms=ms, error=finished.error, state=finished.state_version)
+    elif finish.status == "waiting":
+        log.info("task.parked", status=finished.status, ms=ms)
     else:
         log.info("task.finished", status=finished.status, ms=ms, tokens=finish.tokens, state=finished.state_version)

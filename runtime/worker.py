@@ -23,7 +23,7 @@ from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
-from cirkelline.state import claims, wakeups, workers
+from cirkelline.state import claims, parking, wakeups, workers
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
 from cirkelline.state.transactions import ToolConnections
@@ -362,7 +362,10 @@ class Worker:
         async with self._db.connection() as conn:
             if not await workers.may_take_over(conn, self.id):
                 return
-            taken = await claims.take_over(conn, state_limit=self._settings.state_limit)
+            taken = await claims.take_over(conn)
+            woken = await parking.expire(conn)
+        if woken:
+            log.info("tasks.woken", tasks=woken)
         if taken:
             log.warning("tasks.taken_over", tasks=taken)
             self._wake.set()

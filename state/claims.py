@@ -32,7 +32,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How a run ended. `operations` are the JSON operations on the agent's state, kept only when it completed.
+    """How a run ended, or that it is parked (`waiting`). `operations` are the JSON operations on the agent's state, kept only when it completed.
 
     `result` is `{"output": …}` or `{"error": {"type", "message"}}`; `messages` go to the task's session, and `steps` to
     its journal.
@@ -40,8 +40,8 @@ class Finish:
 
     task_id: UUID
     attempt: int
-    status: Literal["completed", "failed", "cancelled"]
-    result: Any
+    status: Literal["completed", "failed", "cancelled", "waiting"]
+    result: Any = None
     error: str | None = None
     tokens: int = 0
     operations: Sequence[Any] = ()
@@ -174,12 +174,15 @@ async def held(conn: Conn, worker: UUID) -> list[UUID]:
     return [UUID(str(task_id)) for (task_id,) in await (await conn.execute(HELD, {"worker": worker})).fetchall()]
 
 
-TAKE_OVER: Final = "SELECT runtime.take_over(%(deaths)s::integer, %(state_limit)s::integer)"
+TAKE_OVER: Final = "SELECT runtime.take_over(%(deaths)s::integer)"
 
 
-async def take_over(conn: Conn, *, state_limit: int) -> int:
-    """Put the tasks of workers whose lease has lapsed back in line; return how many."""
-    row = await (await conn.execute(TAKE_OVER, {"deaths": DEATHS_ALLOWED, "state_limit": state_limit})).fetchone()
+async def take_over(conn: Conn) -> int:
+    """Put the tasks of workers whose lease has lapsed back in line; return how many.
+
+    One on which `DEATHS_ALLOWED` workers in a row died without a new step is parked instead.
+    """
+    row = await (await conn.execute(TAKE_OVER, {"deaths": DEATHS_ALLOWED})).fetchone()
     return int(row[0]) if row else 0
 
 

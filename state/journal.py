@@ -42,7 +42,8 @@ class Step:
     """One step, keyed by (position, call). `output` is None while it is begun and not known to have ended.
 
     `kind` is one of `Kind`; `format` says how `input_hash` was made and `output` is written; `operations` are a tool's on its agent's state.
-    `attempt` and `begun` are set by the database.
+    `waits` is what the call waits for (`state.parking` says in which words), `until` when the clock decides about it.
+    `decision`, `attempt` and `begun` are set by the database.
     """
 
     position: int
@@ -58,6 +59,9 @@ class Step:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost: Decimal | None = None
+    waits: Mapping[str, Any] | None = None
+    until: datetime | None = None
+    decision: Mapping[str, Any] | None = None
     attempt: int = 0
     begun: datetime | None = None
 
@@ -83,6 +87,8 @@ def as_json(step: Step) -> dict[str, Any]:
         "input_tokens": step.input_tokens,
         "output_tokens": step.output_tokens,
         "cost": str(step.cost) if step.cost is not None else None,
+        "waits": step.waits,
+        "until": step.until.isoformat() if step.until is not None else None,
     }
     return {key: value for key, value in written.items() if value is not None}
 
@@ -91,7 +97,8 @@ def as_json(step: Step) -> dict[str, Any]:
 READ: Final = """
 SELECT j.position, j.call, j.kind, j.name, j.format, j.input_hash,
        CASE WHEN j.output ? 'in_result' THEN jsonb_build_object('text', t.result -> 'output') ELSE j.output END AS output,
-       j.operations, j.error, j.ms, j.input_tokens, j.output_tokens, j.cost, j.attempt, j.begun
+       j.operations, j.error, j.ms, j.input_tokens, j.output_tokens, j.cost, j.waits, j.until,
+       j.decision, j.attempt, j.begun
   FROM runtime.journal j LEFT JOIN runtime.tasks t ON t.id = j.task_id
  WHERE j.task_id = %(task)s::uuid ORDER BY j.position, j.call
 """

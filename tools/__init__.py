@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from cirkelline.tools.contract import EndRun, Tool, ToolContext, tool
+from cirkelline.tools.waiting import Wait
 
-__all__ = ["EndRun", "Tool", "ToolContext", "tool"]
+__all__ = ["EndRun", "Tool", "ToolContext", "Wait", "tool"]

@@ -1,24 +1,28 @@
-"""The tools every agent may name without any code of its author: arithmetic, the time, and notes."""
+"""The tools every agent may name without any code of its author: arithmetic, time, notes, and waiting for people."""
 
 from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Mapping
-from datetime import UTC, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from types import MappingProxyType
 from typing import Annotated, Final
 
 from pydantic import Field
 
-from cirkelline.configs import wording
+from cirkelline.configs import durations, wording
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.tools import calculation
 from cirkelline.tools.contract import Tool, ToolContext, tool, tool_from_function
+from cirkelline.tools.waiting import Wait
 
 NOTE_PREFIX: Final = "note:"  # a state key per note, so that notes of overlapping runs do not overwrite each other
 NOTES_LIMIT: Final = 16 * 1024  # bytes of all notes; a state over its cap would fail the whole task when it ends
 
+LONGEST_SLEEP: Final = 366 * 86_400.0  # seconds
+
 Key = Annotated[str, Field(min_length=1, max_length=100)]
+Question = Annotated[str, Field(min_length=1, max_length=4000)]
 
 
 class UnknownTimeZone(CirkellineError):
@@ -27,6 +31,10 @@ class UnknownTimeZone(CirkellineError):
 
 class NoteError(CirkellineError):
     """A note that is not there, or for which there is no room."""
+
+
+class SleepError(CirkellineError):
+    """That is no time one can sleep for."""
 
 
 @tool(effects="read")
@@ -94,7 +102,33 @@ def forget_note(ctx: ToolContext, key: Key) -> str:  # noqa: D417 (the model doe
     return f"forgot {key!r}"
 
 
-_FUNCTIONS: Final = (calculate, current_time, note, read_notes, forget_note)
+@tool(effects="read")
+def ask_human(question: Question, choices: list[str] | None = None) -> Wait:
+    """Ask a person and wait for the answer, however long it takes. Use it only for what you cannot find out yourself.
+
+    Args:
+        question: The question, with all that the person needs to know to answer it.
+        choices: The possible answers, where there are only a few.
+    """
+    return Wait(question=question, choices=choices or ())
+
+
+@tool(effects="read")
+def sleep(ctx: ToolContext, duration: str) -> Wait:  # noqa: D417 (the model does not give ctx)
+    """Wait before going on, for instance until something has had time to happen.
+
+    Args:
+        duration: How long, such as 30s, 10m or 12h.
+    """
+    seconds = durations.parse(duration.strip())
+    if not seconds or seconds > LONGEST_SLEEP:
+        longest = durations.render(LONGEST_SLEEP)
+        raise SleepError(f"{wording.shown(duration)} is not a time to sleep; write 30s, 10m or 12h, at most {longest}")
+    until = ctx.now() + timedelta(seconds=seconds)
+    return Wait(until=until, result=f"{durations.render(seconds)} have passed")
+
+
+_FUNCTIONS: Final = (calculate, current_time, note, read_notes, forget_note, ask_human, sleep)
 BUILTINS: Final[Mapping[str, Tool]] = MappingProxyType(
     {each.name: each for each in (tool_from_function(function) for function in _FUNCTIONS)}
 )

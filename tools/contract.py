@@ -104,7 +104,8 @@ class ToolContext:
 class Tool:
     """One function an agent can call; `parameters` is a plain JSON Schema object, `timeout` is in seconds.
 
-    `effects` and `on_unknown` are what holds, `transactional` whether the code works through `ctx.connection`.
+    `effects` and `on_unknown` are what holds, `transactional` whether the code works through `ctx.connection`. With
+    `approval` a person has to approve each call, in `approve_within` seconds where it is given.
     """
 
     name: str
@@ -118,6 +119,8 @@ class Tool:
     effects: Effects = words.DEFAULT
     on_unknown: OnUnknown = words.DEFAULT_ON_UNKNOWN
     transactional: bool = False
+    approval: bool = False
+    approve_within: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +132,8 @@ class _Said:
     timeout: str | float | None = None
     effects: str | None = None
     on_unknown: str | None = None
+    approval: bool = False
+    approve_within: str | float | None = None
 
 
 EffectsWord = Literal["read", "idempotent", "transactional", "once"]
@@ -145,6 +150,8 @@ def tool(
     timeout: str | float | None = None,
     effects: EffectsWord | None = None,
     on_unknown: OnUnknownWord | None = None,
+    approval: bool = False,
+    approve_within: str | float | None = None,
 ) -> Callable[[Function], Function]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -155,15 +162,26 @@ def tool(
     timeout: str | float | None = None,
     effects: EffectsWord | None = None,
     on_unknown: OnUnknownWord | None = None,
+    approval: bool = False,
+    approve_within: str | float | None = None,
 ) -> Callable[..., Any]:
     """Mark a function as a tool; it stays an ordinary function, to be called and tested as before.
 
     `timeout` is a duration ("30s") or seconds. `effects` says what a second execution would do, and so what happens to a
     call that was running when the process died: `read` and `idempotent` run again, `transactional` (all its work is SQL
     through `ctx.connection`) happens exactly once, `once` (the default) does not run again, and `on_unknown` says what
-    happens instead. Raises ToolDefinitionError when the function cannot be a tool.
+    happens instead. With `approval` every call waits until a person has approved it, `approve_within` a duration. Raises
+    ToolDefinitionError when the function cannot be a tool.
     """
-    said = _Said(name=name, description=description, timeout=timeout, effects=effects, on_unknown=on_unknown)
+    said = _Said(
+        name=name,
+        description=description,
+        timeout=timeout,
+        effects=effects,
+        on_unknown=on_unknown,
+        approval=approval,
+        approve_within=approve_within,
+    )
 
     def mark(function: Function) -> Function:
         setattr(function, _MARK, _build(function, said))
@@ -208,7 +226,8 @@ def _build(function: object, said: _Said) -> Tool:
             name=called,
             description=said.description or described.text or called.replace("_", " "),
             parameters=arguments.schema,
-            timeout=_seconds(said.timeout),
+            timeout=_seconds("timeout", said.timeout),
+            **_approval(said),
             function=function,
             is_async=inspect.iscoroutinefunction(function),
             wants_context="ctx" in signature,
@@ -253,11 +272,17 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _seconds(timeout: str | float | None) -> float | None:
-    seconds = durations.parse(timeout) if isinstance(timeout, str) else timeout
-    if timeout is not None and not (seconds and 0 < seconds < float("inf")):
-        raise _Refused(f"the timeout {timeout!r} is not a duration; write {durations.EXAMPLES}")
+def _seconds(what: str, given: str | float | None) -> float | None:
+    seconds = durations.parse(given) if isinstance(given, str) else given
+    if given is not None and not (seconds and 0 < seconds < float("inf")):
+        raise _Refused(f"the {what} {given!r} is not a duration; write {durations.EXAMPLES}")
     return seconds
+
+
+def _approval(said: _Said) -> dict[str, Any]:
+    if said.approve_within is not None and not said.approval:
+        raise _Refused("approve_within is for tools with approval=True; add that, or remove approve_within")
+    return {"approval": said.approval, "approve_within": _seconds("approve_within", said.approve_within)}
 
 
 def _effects(said: _Said, *, wants_context: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from cirkelline.configs.errors import CirkellineError
 from cirkelline.tools import contract, failures
 from cirkelline.tools.contract import EndRun, Tool, ToolContext
 from cirkelline.tools.state import Placed
+from cirkelline.tools.waiting import Wait
 
 THREADS: Final = 32
 RESULT_LIMIT: Final = 32 * 1024  # bytes of UTF-8; a model reads a page, not a database
@@ -43,7 +44,8 @@ class ResultUnusable(CirkellineError):
 class ToolResult:
     """What goes back to the model: the result, or with `error` what went wrong; `ms` is the time it took.
 
-    `operations` is what the call did to `ctx.state`; `failure` is what was raised, for whoever may try again.
+    `operations` is what the call did to `ctx.state`; `failure` is what was raised, for whoever may try again; `wait`
+    stands for a text that is still to come.
     """
 
     text: str
@@ -51,6 +53,7 @@ class ToolResult:
     ms: int
     operations: tuple[Placed, ...] = field(default=(), compare=False, repr=False)
     failure: Exception | None = field(default=None, compare=False, repr=False)
+    wait: Wait | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class _Ended:
     """How a function ended. Never as a future's exception: a StopIteration cannot be one, a SystemExit stops the loop."""
 
     text: str = ""
+    wait: Wait | None = None
     failure: BaseException | None = None
     unfinished: Awaitable[Any] | None = None  # a plain function gave an awaitable: an async one is inside it
 
@@ -108,8 +112,10 @@ class Executor:
         began = time.perf_counter()
         state = ctx.state.view()
         failed: Exception | None = None
+        wait: Wait | None = None
         try:
-            text = await self._run(tool, arguments, replace(ctx, state=state))
+            ended = await self._run(tool, arguments, replace(ctx, state=state))
+            text, wait = ended.text, ended.wait
         except Exception as failure:  # the boundary to anybody's code: what it raises goes back to the model
             if end := _ending(failure):
                 raise EndRun(failures.masked(str(end))) from failure
@@ -118,9 +124,9 @@ class Executor:
         finally:
             state.close(f"the call of {tool.name} is over")
         ms = round((time.perf_counter() - began) * 1000)
-        return ToolResult(_fitting(text, self._result_limit), failed is not None, ms, tuple(state.own), failed)
+        return ToolResult(_fitting(text, self._result_limit), failed is not None, ms, tuple(state.own), failed, wait)
 
-    async def _run(self, tool: Tool, arguments: object, ctx: ToolContext) -> str:
+    async def _run(self, tool: Tool, arguments: object, ctx: ToolContext) -> _Ended:
         given = contract.validate(tool, arguments)
         if tool.wants_context:
             given["ctx"] = ctx
@@ -132,7 +138,7 @@ class Executor:
                 ended = await self._settled(tool, self._task(tool, ended.unfinished))
         if ended.failure is not None:
             raise ended.failure
-        return ended.text
+        return ended
 
     async def _settled(self, tool: Tool, running: asyncio.Future[_Ended]) -> _Ended:
         """Wait for the end of a call, or give it up when its time is over or the run is cancelled."""
@@ -163,7 +169,7 @@ class Executor:
 
     async def _awaited(self, awaitable: Awaitable[Any]) -> _Ended:
         try:
-            return _Ended(_written(await awaitable, self._result_limit))
+            return _ended(await awaitable, self._result_limit)
         except (Exception, SystemExit) as failure:  # noqa: BLE001 (told to the model by `call`; sys.exit is no better)
             return _Ended(failure=_raisable(failure))
 
@@ -203,7 +209,7 @@ class Executor:
             value = tool.function(**given)
             if inspect.isawaitable(value):
                 return _Ended(unfinished=value)
-            return _Ended(_written(value, self._result_limit))
+            return _ended(value, self._result_limit)
         except BaseException as failure:  # noqa: BLE001 (told to the model by `call`; nothing above this frame would see it)
             return _Ended(failure=_raisable(failure))
 
@@ -232,6 +238,10 @@ def _raisable(failure: BaseException) -> Exception:
     if isinstance(failure, Exception) and not isinstance(failure, StopIteration):
         return failure
     return CirkellineError(f"{type(failure).__name__}: {failure}".rstrip(": "))
+
+
+def _ended(value: object, limit: int) -> _Ended:
+    return _Ended(wait=value) if isinstance(value, Wait) else _Ended(_written(value, limit))
 
 
 def _written(value: object, limit: int) -> str:

@@ -152,10 +152,20 @@ def _as_defined(tool: Tool, spec: ToolSpec) -> Tool:
             f"tool {spec.label!r} says on_unknown={tool.on_unknown.value!r} in its code, and {on_unknown.value!r} would be "
             'laxer: remove on_unknown here, or change it in @tool(on_unknown="…")'
         )
-    timeout = tool.timeout if spec.timeout is None else spec.timeout
-    if (timeout, effects, on_unknown) == (tool.timeout, tool.effects, tool.on_unknown):
-        return tool
-    return replace(tool, timeout=timeout, effects=effects, on_unknown=on_unknown)
+    made = replace(
+        tool,
+        timeout=tool.timeout if spec.timeout is None else spec.timeout,
+        effects=effects,
+        on_unknown=on_unknown,
+        approval=tool.approval or spec.approval,
+        approve_within=_sooner(tool.approve_within, spec.approve_within),
+    )
+    return tool if made == tool else made
+
+
+def _sooner(code: float | None, definition: float | None) -> float | None:
+    given = [each for each in (code, definition) if each is not None]
+    return min(given) if given else None
 
 
 def _is_written_in(module: ModuleType, value: object) -> bool:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from cirkelline.configs import scalars
+from cirkelline.runtime import deciding
 from cirkelline.runtime.cli import display
 from cirkelline.state.agents import Agent
+from cirkelline.state.claims import DEATHS_ALLOWED
+from cirkelline.state.parking import For, Waiting
 from cirkelline.state.standing import Standing
 from cirkelline.state.tasks import Task, TaskStatus
 from cirkelline.state.workers import Worker
 
 NO_WORKER: Final = "no worker is running: start one with `cirkelline up`"
+_ARGUMENTS: Final = 400  # characters of a call that are shown; `tasks show --json` has all of them
 _PATIENCE: Final = timedelta(seconds=5)  # twice the default poll: by then a worker that could would have claimed it
 
 
-def why(task: Task, agent: Agent | None, standing: Standing | None, workers: Sequence[Worker]) -> str | None:
+def why(
+    task: Task,
+    agent: Agent | None,
+    standing: Standing | None,
+    workers: Sequence[Worker],
+    questions: Sequence[Waiting] = (),
+) -> str | None:
     """Return what a task that has not ended waits for, with the remedy where there is one; None for an ended one."""
     match task.status:
         case TaskStatus.PENDING:
@@ -24,9 +36,57 @@ def why(task: Task, agent: Agent | None, standing: Standing | None, workers: Seq
         case TaskStatus.RUNNING:
             return _running(task, standing, workers)
         case TaskStatus.WAITING:
-            return task.error or "it is parked until somebody decides"
+            return "; ".join(needs(task, questions))
         case _:
             return None
+
+
+def needs(task: Task, questions: Sequence[Waiting]) -> list[str]:
+    """Return what a parked task waits for, each with the command that decides it."""
+    found = [_need(task, question, several=len(questions) > 1) for question in questions]
+    if (task.deaths or 0) >= DEATHS_ALLOWED:
+        resolve = f"cirkelline tasks resolve {display.short(task.id)}"
+        found.append(f"{task.error} without a new step: `{resolve} --retry` tries again, `--fail` ends it")
+    short = display.short(task.id)
+    nothing = "it is parked, but nothing is written of what for"
+    return found or [f"{nothing}: `cirkelline tasks cancel {short}`, then `cirkelline tasks retry {short}`"]
+
+
+def _need(task: Task, question: Waiting, *, several: bool) -> str:
+    short = display.short(task.id) + (f" --call {question.place}" if several else "")
+    until = f" (until {display.when(question.until)})" if question.until else ""
+    match question.kind:
+        case For.APPROVAL:
+            return (
+                f"a person has to approve {call(question)}{until}: `cirkelline tasks approve {short}`, or"
+                f" `cirkelline tasks reject {short} --reason …`"
+            )
+        case For.OUTCOME:
+            return (
+                f"nobody knows whether {call(question)} happened, as its worker died in it: look, then"
+                f" `cirkelline tasks resolve {short}` with --retry, --result JSON or --fail"
+            )
+        case For.ANSWER:
+            return f"{asked(question)}{until}: `cirkelline tasks answer {short} …`"
+        case For.TIME:
+            return f"it sleeps until {display.when(question.until)}"
+
+
+def asked(question: Waiting) -> str:
+    """Return the question that an agent asks a person, with the choices."""
+    words = f"the agent asks: {display.line(str(question.waits.get('question', '')), 4000)}"
+    choices = [display.line(choice, 200) for choice in deciding.choices_of(question)]
+    return f"{words} ({' | '.join(choices)})" if choices else words
+
+
+def call(question: Waiting) -> str:
+    """Return a call that waits on one line: `charge(cents=500)`."""
+    given = question.waits.get("arguments")
+    if scalars.is_mapping(given):
+        shown = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+    else:
+        shown = str(given)
+    return f"{display.line(question.name, 64)}({display.line(shown, _ARGUMENTS)})"
 
 
 def _pending(task: Task, agent: Agent | None, standing: Standing | None, workers: Sequence[Worker]) -> str:

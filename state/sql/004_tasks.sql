@@ -265,6 +265,7 @@ $$;
 -- Finish claimed tasks: result, status, snapshot and messages, all or nothing. `runs` is an array of
 -- {"task", "attempt", "status", "result", "error", "tokens", "operations": […], "messages": [{"role", "content"}],
 -- "steps": […]}, the last being what the journal does not hold yet.
+-- A run that ends as `waiting` is parked, unless what it waited for has been decided meanwhile: then it is pending again.
 -- Fenced by (worker, attempt): what is no longer claimed by this worker is left out of the answer and unchanged.
 CREATE OR REPLACE FUNCTION runtime.finish_tasks(finisher UUID, runs JSONB, state_limit INTEGER)
 RETURNS TABLE (id UUID, status TEXT, state_version INTEGER, error TEXT)
@@ -284,18 +285,22 @@ BEGIN
     RETURN QUERY
     WITH mine AS (
         SELECT DISTINCT ON (c.task_id) c.task_id, c.agent_id, c.place, run.item, run.ordinal,
+               CASE WHEN run.item ->> 'status' <> 'waiting' THEN run.item ->> 'status'
+                    WHEN c.cancelled THEN 'cancelled'
+                    WHEN runtime.is_undecided(c.task_id) THEN 'waiting'
+                    ELSE 'pending' END AS outcome,
                run.item ->> 'status' IN ('completed', 'failed') AND EXISTS (
                    SELECT FROM runtime.agents a WHERE a.id = c.agent_id OFFSET 0) AS leaves_snapshot
           FROM jsonb_array_elements(runs) WITH ORDINALITY AS run (item, ordinal)
          CROSS JOIN LATERAL (
-             SELECT c.task_id, c.agent_id, c.ctid AS place FROM runtime.claims c
+             SELECT c.task_id, c.agent_id, c.cancelled, c.ctid AS place FROM runtime.claims c
               WHERE c.task_id = (run.item ->> 'task')::uuid AND c.worker = finisher
                 AND c.attempt = (run.item ->> 'attempt')::integer LIMIT 1) c
     ), unclaimed AS (
         DELETE FROM runtime.claims c WHERE c.ctid = ANY (ARRAY(SELECT m.place FROM mine m))
     ), running AS (
         -- What somebody else ended or took away meanwhile stays as they left it.
-        SELECT m.task_id, m.agent_id, m.item, m.ordinal, m.leaves_snapshot, t.session_id, t.user_id, t.place,
+        SELECT m.task_id, m.agent_id, m.item, m.outcome, m.ordinal, m.leaves_snapshot, t.session_id, t.user_id, t.place,
                row_number() OVER (PARTITION BY m.agent_id, m.leaves_snapshot ORDER BY m.ordinal) AS nth
           FROM mine m
          CROSS JOIN LATERAL (SELECT t.session_id, t.user_id, t.ctid AS place FROM runtime.tasks t
@@ -303,7 +308,7 @@ BEGIN
     ), ended AS (
         -- The first run of an agent starts from the latest state, the next from what that one made of it. The greatest
         -- integer is where versions stop counting: somebody else's snapshot may hold it.
-        SELECT r.task_id, r.agent_id, r.session_id, r.user_id, r.item, r.ordinal, r.place, latest.head,
+        SELECT r.task_id, r.agent_id, r.session_id, r.user_id, r.item, r.outcome, r.ordinal, r.place, latest.head,
                CASE WHEN r.leaves_snapshot THEN least(latest.version + r.nth, 2147483647)::integer END AS version,
                CASE WHEN r.leaves_snapshot THEN
                    runtime.fold(CASE WHEN r.nth = 1 THEN runtime.as_snapshot(latest.state) END, r.item, state_limit)
@@ -330,7 +335,7 @@ BEGIN
          WHERE h.ctid = newest.head
     ), journaled AS (
         INSERT INTO runtime.journal (task_id, position, call, attempt, ms, begun, input_tokens, output_tokens, format,
-                                     error, kind, name, input_hash, output, operations, citations, cost)
+                                     error, kind, name, input_hash, output, operations, citations, cost, waits, until)
         SELECT step.* FROM ended e
          CROSS JOIN LATERAL runtime.journal_rows(e.task_id, (e.item ->> 'attempt')::integer, e.item -> 'steps') step
          WHERE e.item ? 'steps' AND e.fold ->> 'problem' IS NULL
@@ -344,12 +349,13 @@ BEGIN
          ORDER BY e.ordinal, said.place
     )
     UPDATE runtime.tasks t
-       SET status = CASE WHEN e.fold ->> 'problem' IS NULL THEN e.item ->> 'status' ELSE 'failed' END,
+       SET status = CASE WHEN e.fold ->> 'problem' IS NULL THEN e.outcome ELSE 'failed' END,
            result = CASE WHEN e.fold ->> 'problem' IS NULL THEN e.item -> 'result'
                          ELSE jsonb_build_object('error', jsonb_build_object(
                              'type', 'StateRefused', 'message', e.fold ->> 'problem')) END,
-           error = coalesce(e.fold ->> 'problem', e.item ->> 'error'),
-           completed_at = now() AT TIME ZONE 'UTC', finished_at = clock_timestamp(), state_version = e.version
+           error = coalesce(e.fold ->> 'problem', e.item ->> 'error'), state_version = e.version,
+           completed_at = CASE WHEN e.outcome NOT IN ('waiting', 'pending') THEN now() AT TIME ZONE 'UTC' END,
+           finished_at = CASE WHEN e.outcome NOT IN ('waiting', 'pending') THEN clock_timestamp() END
       FROM ended e
      WHERE t.ctid = e.place
     RETURNING t.id, t.status::text, t.state_version, t.error;
@@ -378,15 +384,15 @@ BEGIN
 END
 $$;
 
--- Take over what dead workers held: pending again, or failed once `deaths_allowed` workers died on the task.
+-- Take over what dead workers held: pending again, or parked once `deaths_allowed` workers died on the task.
 -- A worker is dead when its own lease has lapsed by the database's clock. Returns how many tasks changed hands.
-CREATE OR REPLACE FUNCTION runtime.take_over(deaths_allowed INTEGER, state_limit INTEGER) RETURNS INTEGER
+CREATE OR REPLACE FUNCTION runtime.take_over(deaths_allowed INTEGER) RETURNS INTEGER
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     dead UUID;
     dead_workers UUID[];
     held UUID[];
-    hopeless JSONB;
+    parked INTEGER;
     taken INTEGER := 0;
 BEGIN
     dead_workers := ARRAY(
@@ -398,13 +404,10 @@ BEGIN
     IF cardinality(dead_workers) = 0 THEN
         RETURN 0;
     END IF;
-    -- All tasks before any head, as everybody else does.
+    -- All of them before any is changed, as everybody else does.
     PERFORM FROM runtime.tasks t
       WHERE t.id = ANY (ARRAY(SELECT c.task_id FROM runtime.claims c WHERE c.worker = ANY (dead_workers)))
       ORDER BY t.id FOR NO KEY UPDATE;
-    PERFORM FROM runtime.agent_heads h
-      WHERE h.agent_id = ANY (ARRAY(SELECT c.agent_id FROM runtime.claims c WHERE c.worker = ANY (dead_workers)))
-      ORDER BY h.agent_id FOR UPDATE;
 
     FOREACH dead IN ARRAY dead_workers LOOP
         held := ARRAY(SELECT c.task_id FROM runtime.claims c WHERE c.worker = dead);
@@ -415,18 +418,15 @@ BEGIN
                     WHERE j.task_id = t.id AND j.attempt = t.attempt AND j.output IS NOT NULL)
                THEN 0 ELSE coalesce(t.deaths, 0) END
          WHERE t.id = ANY (held) AND t.status = 'running';
-        SELECT jsonb_agg(jsonb_build_object(
-                   'task', t.id, 'attempt', c.attempt, 'status', 'failed', 'operations', '[]'::jsonb,
-                   'messages', '[]'::jsonb, 'error', format('its worker died %s times', t.deaths),
-                   'result', jsonb_build_object('error', jsonb_build_object(
-                       'type', 'WorkerDied', 'message', format('its worker died %s times', t.deaths)))))
-          INTO hopeless
-          FROM runtime.claims c JOIN runtime.tasks t ON t.id = c.task_id
-         WHERE c.worker = dead AND NOT c.cancelled AND t.deaths >= deaths_allowed;
-        IF hopeless IS NOT NULL THEN
-            taken := taken + (SELECT count(*) FROM runtime.finish_tasks(dead, hopeless, state_limit));
-        END IF;
-        taken := taken + runtime.release_tasks(dead, held, 'its worker died');
+        WITH hopeless AS (
+            DELETE FROM runtime.claims c USING runtime.tasks t
+             WHERE c.worker = dead AND NOT c.cancelled AND t.id = c.task_id AND t.deaths >= deaths_allowed
+            RETURNING c.task_id, t.deaths
+        )
+        UPDATE runtime.tasks t SET status = 'waiting', error = format('its worker died %s times', h.deaths)
+          FROM hopeless h WHERE t.id = h.task_id AND t.status = 'running';
+        GET DIAGNOSTICS parked = ROW_COUNT;
+        taken := taken + parked + runtime.release_tasks(dead, held, 'its worker died');
         DELETE FROM runtime.workers w WHERE w.id = dead;
     END LOOP;
     RETURN taken;

@@ -44,7 +44,7 @@ HEAVY = [
 EXPECTED = """
 up chat doctor
 agents validate|apply|list|show|history|rollback|retire|schema|search|pause|resume
-tasks submit|list|show|wait|cancel|retry|search
+tasks submit|list|show|wait|cancel|retry|approve|reject|answer|resolve|search
 states list|show|diff|rollback
 workers list
 sessions list|show

@@ -175,7 +175,10 @@ def test_wait_for_a_task_that_waits_itself_exits_4(cirkelline: Commands, filled:
     filled.sql("UPDATE runtime.tasks SET status = 'waiting', error = 'was the card charged?'")
     result = cirkelline("tasks", "wait", str(task), "--json")
     assert (result.code, result.document["status"]) == (4, "waiting")
-    assert result.err == f"error: task {str(task)[:8]} waits for a decision: was the card charged?\n"
+    assert result.err == (
+        f"error: task {str(task)[:8]} waits for a decision: it is parked, but nothing is written of what for:"
+        f" `cirkelline tasks cancel {str(task)[:8]}`, then `cirkelline tasks retry {str(task)[:8]}`\n"
+    )
 
 
 def test_wait_that_passes_its_time_exits_3_and_says_what_it_waits_for(cirkelline: Commands, filled: Filled) -> None:

@@ -121,7 +121,18 @@ KEYS: Final = [
     _third_line("effects", 'tools: [{python: "a:b", effects: one}]', "read, idempotent, transactional or once", 34),
     _third_line("a yes/no word for effects", 'tools: [{python: "a:b", effects: yes}]', "tools[0].effects must be", 34),
     _third_line("a decision", 'tools: [{python: "a:b", on_unknown: skip}]', "must be retry, ask or fail", 37),
-    _third_line("approval", 'tools: [{python: "a:b", approval: true}]', "tools[0].approval is not supported yet", 25),
+    _third_line(
+        "approval",
+        'tools: [{python: "a:b", approval: maybe}]',
+        "tools[0].approval must be true or false, not 'maybe'",
+        35,
+    ),
+    _third_line(
+        "approve-within",
+        'tools: [{python: "a:b", approve_within: 1h}]',
+        "tools[0].approve_within is for tools with approval: true: add that, or remove approve_within",
+        41,
+    ),
     _third_line("another format", "version: 2", "version must be 1", 10),
 ]
 

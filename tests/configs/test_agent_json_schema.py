@@ -52,7 +52,7 @@ BEYOND_A_SCHEMA = {
     "a key twice", "a key twice, deep", "an anchor", "a merge key", "a standard tag", "steps in octal",
     "a week", "a long time limit", "an address for auto", "a function twice", "a word of Python",
     "an unset variable", "an unset variable in text", "a secret variable", "a secret with a default",
-    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number",
+    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within",
 }  # fmt: skip
 
 

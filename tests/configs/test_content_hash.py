@@ -46,6 +46,7 @@ _tool = st.one_of(
             timeout=_timeout,
             effects=st.sampled_from(["read", "idempotent", "transactional", "once"]),
             on_unknown=st.sampled_from(["ask", "retry", "fail"]),
+            approval=st.booleans(),
         ),
     ),
 )
@@ -159,6 +160,8 @@ CHANGES = [
     "tools: [{name: note, effects: once}]",
     "tools: [{name: note, effects: idempotent}]",
     "tools: [{name: note, on_unknown: fail}]",
+    "tools: [{name: note, approval: true}]",
+    "tools: [{name: note, approval: true, approve_within: 1h}]",
     "tools: [{python: 'a:note'}]",
     "history: {messages: 0}",
     "history: {messages: 21}",
@@ -179,7 +182,7 @@ def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
     specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.HistorySpec, schema.LimitsSpec)
     count = sum(len(each.model_fields) for each in specs)
-    assert count == 9 + 6 + 5 + 1 + 3, "a new field needs its line in CHANGES"
+    assert count == 9 + 6 + 7 + 1 + 3, "a new field needs its line in CHANGES"
 
 
 def test_the_hash_of_a_definition_never_changes_between_releases() -> None:

@@ -28,14 +28,15 @@ async def test_a_ten_tool_run_killed_inside_a_tool_goes_on_with_that_tool(
     assert len({line for line in scene.marks if line.startswith("key ")}) == 4
 
 
-async def test_a_once_tool_that_was_cut_off_is_not_run_again_and_the_task_names_it(
+async def test_a_once_tool_that_was_cut_off_is_not_run_again_and_the_task_waits_for_a_decision(
     place: Workplace, start: Start
 ) -> None:
     scene = Scene(place, ["look", "pay", "look"])
     await scene.prepare()
-    (task,) = await place.ended(await scene.killed_in(1, start))
-    assert (task.status, task.result["error"]["type"]) == ("failed", "OutcomeUnknown")
-    assert "pay('{\"n\": 1}')" in str(task.error)
+    task_id = await scene.killed_in(1, start)
+    await place.becomes("waiting", "SELECT status FROM runtime.tasks WHERE id = %s", task_id)
+    (question,) = await place.waiting(task_id)
+    assert (question.kind, question.name, question.waits["arguments"]) == ("outcome", "pay", {"n": 1})
     assert scene.starts() == {"look 0": 1, "pay 1": 1}
 
 

@@ -123,7 +123,7 @@ async def test_a_run_that_was_lost_to_another_worker_changes_nothing(place: Work
     (claimed,) = await claim(place, late, 1)
     await place.execute("UPDATE runtime.workers SET seen = seen - interval '2 hours' WHERE id = %s", late)
     async with place.db.connection() as conn:
-        assert await claims.take_over(conn, state_limit=65536) == 1
+        assert await claims.take_over(conn) == 1
     heir = await register(place)
     async with place.db.connection() as conn:
         (again,) = await claims.claim(conn, heir, [claimed.agent_id], slots=1)

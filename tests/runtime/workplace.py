@@ -22,8 +22,9 @@ from cirkelline.runtime import applying, composition
 from cirkelline.runtime.applying import Plan
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.worker import Worker
-from cirkelline.state import agents, sessions, tasks, users
+from cirkelline.state import agents, parking, sessions, tasks, users
 from cirkelline.state.connection import Database
+from cirkelline.state.parking import Waiting
 from cirkelline.state.tasks import Task
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.toolbox import Toolbox
@@ -156,6 +157,12 @@ class Workplace:
     async def task(self, task_id: UUID) -> Task:
         async with self.db.connection() as conn:
             return await tasks.get(conn, task_id)
+
+    async def waiting(self, task_id: UUID) -> list[Waiting]:
+        """Wait until a task is parked, and return what for."""
+        await self.becomes("waiting", "SELECT status FROM runtime.tasks WHERE id = %s", task_id)
+        async with self.db.connection() as conn:
+            return await parking.find(conn, task_id)
 
     async def ended(self, *task_ids: UUID) -> list[Task]:
         """Wait until all of these tasks have ended."""

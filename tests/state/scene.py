@@ -62,7 +62,7 @@ async def claim_one(conn: Conn, owner: UUID, agent_id: UUID) -> Claim:
 
 def ended(
     claim: Claim,
-    status: Literal["completed", "failed", "cancelled"] = "completed",
+    status: Literal["completed", "failed", "cancelled", "waiting"] = "completed",
     *,
     operations: Sequence[Any] = (),
     messages: Sequence[tuple[str, str]] = (),

@@ -20,8 +20,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cirkelline.state import agents, claims, connection, tasks
+from cirkelline.state import agents, claims, connection, journal, parking, tasks
 from cirkelline.state.claims import Claim
+from cirkelline.state.journal import Fence, Step, Written
+from cirkelline.state.parking import Decided, Verdict
 
 Ending = Literal["completed", "failed", "cancelled"]
 ENDINGS = st.sampled_from(["completed", "failed", "cancelled"])
@@ -39,6 +41,8 @@ class Task:
     attempt: int = 0
     deaths: int = 0
     asked: bool = False
+    questions: int = 0
+    open_questions: int = 0
 
 
 @dataclass
@@ -163,6 +167,60 @@ class Dispatch(RuleBasedStateMachine):
         assert self.run(scene.finish(self.conn, late, scene.ended(claim, ending))) == []
 
     @precondition(lambda self: self.model.running())
+    @rule(data=st.data(), before=st.booleans())
+    def park(self, data: st.DataObject, *, before: bool) -> None:
+        """Park a run on a question, which may be decided before the run has ended."""
+        task = data.draw(st.sampled_from(self.model.running()))
+        assert task.claim is not None
+        assert task.holder is not None
+        task.questions += 1
+        asked = Step(
+            position=task.questions, call=0, kind="tool", name="ask", format=1, waits={"for": "answer", "question": "?"}
+        )
+        fence = Fence(task.holder, task.id, task.attempt)
+        assert self.run(journal.write(self.conn, fence, [asked])) is Written.WRITTEN
+        task.open_questions += 1
+        if before:
+            self.answer(task, status="running")
+        (finished,) = self.run(scene.finish(self.conn, task.holder, scene.ended(task.claim, "waiting")))
+        waits = "waiting" if task.open_questions else "pending"
+        self.model.ended(task, "cancelled" if task.asked else waits)
+        assert finished.status == task.status
+
+    @precondition(lambda self: any(task.open_questions for task in self.model.tasks))
+    @rule(data=st.data())
+    def decide(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from([task for task in self.model.tasks if task.open_questions]))
+        self.answer(task, status=task.status)
+
+    def answer(self, task: Task, *, status: str) -> None:
+        question = self.run(parking.find(self.conn, task.id))[0]
+        decided = self.run(parking.decide(self.conn, task.id, question, Verdict.ANSWER, value="yes"))
+        if status not in {"waiting", "running"}:
+            assert decided is Decided.LATE
+            return
+        assert decided is Decided.DECIDED
+        task.open_questions -= 1
+        if status == "waiting" and not task.open_questions and task.deaths < claims.DEATHS_ALLOWED:
+            task.status = "pending"
+
+    @precondition(lambda self: any(task.deaths >= claims.DEATHS_ALLOWED for task in self.model.tasks))
+    @rule(data=st.data(), again=st.booleans())
+    def decide_deaths(self, data: st.DataObject, *, again: bool) -> None:
+        dead = [task for task in self.model.tasks if task.deaths >= claims.DEATHS_ALLOWED]
+        task = data.draw(st.sampled_from(dead))
+        decided = self.run(
+            parking.decide_deaths(self.conn, task.id, again=again, reason="enough", state_limit=scene.LIMIT)
+        )
+        assert decided is (Decided.DECIDED if task.status == "waiting" else Decided.LATE)
+        if task.status == "waiting" and again:
+            task.deaths = 0
+            task.status = "waiting" if task.open_questions else "pending"
+        elif task.status == "waiting":
+            self.model.agents[task.agent].versions += 1
+            task.status = "failed"
+
+    @precondition(lambda self: self.model.running())
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(self.model.running()))
@@ -175,14 +233,14 @@ class Dispatch(RuleBasedStateMachine):
         dead = self.worker(data)
         self.run(scene.die(self.conn, dead))
         held = [task for task in self.model.running() if task.holder == dead]
-        assert self.run(claims.take_over(self.conn, state_limit=scene.LIMIT)) == len(held)
+        assert self.run(claims.take_over(self.conn)) == len(held)
         for task in held:
-            task.deaths += 1
+            progress = "SELECT count(*) FROM runtime.journal WHERE task_id = %s AND attempt = %s AND output IS NOT NULL"
+            task.deaths = 1 if self.rows(progress, task.id, task.attempt) != [0] else task.deaths + 1
             if task.deaths < claims.DEATHS_ALLOWED or task.asked:
                 self.model.given_back(task)
             else:
-                self.model.agents[task.agent].versions += 1
-                self.model.ended(task, "failed")
+                task.status, task.holder = "waiting", None
         self.model.workers.remove(dead)
         if not self.model.workers:
             self.join()
@@ -193,7 +251,7 @@ class Dispatch(RuleBasedStateMachine):
         task = data.draw(st.sampled_from(self.model.tasks))
         answer = self.run(tasks.cancel(self.conn, task.id))
         match task.status:
-            case "pending":
+            case "pending" | "waiting":
                 task.status = "cancelled"
                 assert answer == "cancelled"
             case "running":

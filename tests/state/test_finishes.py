@@ -94,7 +94,7 @@ async def test_the_same_run_twice_in_one_batch_counts_once(conn: Conn) -> None:
 async def test_a_worker_that_lost_its_task_changes_nothing(conn: Conn) -> None:
     agent, late, claim = await running(conn)
     await scene.die(conn, late)
-    assert await claims.take_over(conn, state_limit=scene.LIMIT) == 1
+    assert await claims.take_over(conn) == 1
     owner = await scene.worker(conn)
     again = await scene.claim_one(conn, owner, agent)
     before = await everything(conn)

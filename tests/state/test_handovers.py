@@ -9,9 +9,10 @@ from uuid import UUID, uuid4
 import pytest
 import scene
 
-from cirkelline.state import claims, snapshots, tasks, wakeups, workers
+from cirkelline.state import claims, parking, snapshots, tasks, wakeups, workers
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Conn, Database
+from cirkelline.state.parking import Decided
 from cirkelline.state.tasks import TaskNotFound, TaskNotRetryable
 
 
@@ -23,7 +24,7 @@ async def running(conn: Conn) -> tuple[UUID, UUID, Claim]:
 
 
 async def take_over(conn: Conn) -> int:
-    return await claims.take_over(conn, state_limit=scene.LIMIT)
+    return await claims.take_over(conn)
 
 
 # Taking over --------------------------------------------------------------------------------------------------------
@@ -62,7 +63,8 @@ async def test_what_was_claimed_just_as_its_worker_was_declared_dead_is_taken_ov
     assert await scene.status(conn, claim.id) == "pending"
 
 
-async def test_the_fifth_death_fails_the_task_in_writing_with_a_snapshot(conn: Conn) -> None:
+async def dead_five_times(conn: Conn) -> tuple[UUID, UUID]:
+    """Return an agent and its task, on which five workers have died."""
     agent = await scene.agent(conn)
     (task_id,) = await scene.submit(conn, agent)
     for death in range(1, claims.DEATHS_ALLOWED + 1):
@@ -71,10 +73,37 @@ async def test_the_fifth_death_fails_the_task_in_writing_with_a_snapshot(conn: C
         assert (await scene.claim_one(conn, owner, agent)).attempt == death
         await scene.die(conn, owner)
         assert await take_over(conn) == 1
+    return agent, task_id
+
+
+async def test_the_fifth_death_parks_the_task_and_nothing_holds_it(conn: Conn) -> None:
+    _, task_id = await dead_five_times(conn)
+    task = await tasks.get(conn, task_id)
+    assert (task.status, task.deaths, task.error) == ("waiting", 5, "its worker died 5 times")
+    assert (task.result, task.completed_at, task.finished_at, task.state_version) == (None, None, None, None)
+    assert await scene.rows(conn, "SELECT task_id FROM runtime.queue UNION SELECT task_id FROM runtime.claims") == []
+    assert await tasks.cancel(conn, task_id) == "cancelled"
+
+
+async def test_a_task_whose_workers_died_may_be_tried_five_times_more(conn: Conn) -> None:
+    agent, task_id = await dead_five_times(conn)
+    assert await parking.decide_deaths(conn, task_id, again=True, reason="", state_limit=scene.LIMIT) is Decided.DECIDED
+    task = await tasks.get(conn, task_id)
+    assert (task.status, task.deaths, task.error) == ("pending", 0, None)
+    owner = await scene.worker(conn)
+    assert (await scene.claim_one(conn, owner, agent)).attempt == 6
+    late = await parking.decide_deaths(conn, task_id, again=True, reason="", state_limit=scene.LIMIT)
+    assert late is Decided.LATE
+
+
+async def test_a_task_whose_workers_died_may_be_ended_as_failed_with_a_snapshot(conn: Conn) -> None:
+    agent, task_id = await dead_five_times(conn)
+    said = "its worker died 5 times: out of memory"
+    await parking.decide_deaths(conn, task_id, again=False, reason=said, state_limit=scene.LIMIT)
     task = await tasks.get(conn, task_id)
     assert (task.status, task.deaths, task.state_version) == ("failed", 5, 1)
-    assert task.result == {"error": {"type": "WorkerDied", "message": "its worker died 5 times"}}
-    assert task.error == "its worker died 5 times"
+    assert task.result == {"error": {"type": "WorkerDied", "message": said}}
+    assert task.error == said
     latest = await snapshots.latest(conn, agent)
     assert latest is not None
     assert latest.state["stats"]["failed"] == 1
@@ -89,7 +118,7 @@ async def test_one_hopeless_task_does_not_take_its_workers_other_tasks_along(con
     await claims.claim(conn, owner, [agent], slots=2)
     await scene.die(conn, owner)
     assert await take_over(conn) == 2
-    assert [await scene.status(conn, task) for task in (hopeless, other)] == ["failed", "pending"]
+    assert [await scene.status(conn, task) for task in (hopeless, other)] == ["waiting", "pending"]
 
 
 async def test_a_dead_workers_cancelled_task_ends_cancelled(conn: Conn) -> None:

@@ -159,10 +159,10 @@ async def test_a_large_output_is_stored_compressed(conn: Conn) -> None:
 
 async def taken_over(conn: Conn, owner: UUID) -> None:
     await conn.execute("UPDATE runtime.workers SET seen = now() - interval '1 hour' WHERE id = %s", [owner])
-    await claims.take_over(conn, state_limit=65536)
+    await claims.take_over(conn)
 
 
-@pytest.mark.parametrize(("steps", "status"), [(True, "pending"), (False, "failed")])
+@pytest.mark.parametrize(("steps", "status"), [(True, "pending"), (False, "waiting")])
 async def test_only_workers_that_died_without_a_new_step_speak_against_a_task(
     conn: Conn, steps: bool, status: str
 ) -> None:

@@ -224,7 +224,7 @@ async def test_a_worker_needs_no_more_than_rights_on_rows(conn: Conn) -> None:
         claim = await scene.claim_one(conn, owner, agent)
         await tasks.cancel(conn, claim.id)
         await scene.die(conn, owner)
-        assert await claims.take_over(conn, state_limit=scene.LIMIT) == 1
+        assert await claims.take_over(conn) == 1
         assert [await scene.status(conn, task) for task in (done, dropped)] == ["completed", "cancelled"]
     finally:
         await conn.execute("RESET ROLE")

@@ -110,7 +110,7 @@ async def _poll(url: str) -> None:
         owner = await scene.worker(conn)
         agent = await scene.one(conn, "SELECT id FROM runtime.agents LIMIT 1")
         before = await counted(conn, READ)
-        await claims.take_over(conn, state_limit=scene.LIMIT)
+        await claims.take_over(conn)
         await snapshots.latest(conn, agent)
         await workers.find(conn)
         await workers.set_waiting(conn, owner, waiting=True)

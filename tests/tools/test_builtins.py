@@ -51,7 +51,9 @@ def agent() -> Agent:
 
 
 def test_every_built_in_is_described_to_the_model_with_each_of_its_arguments() -> None:
-    assert sorted(builtins.BUILTINS) == ["calculate", "current_time", "forget_note", "note", "read_notes"]
+    assert sorted(builtins.BUILTINS) == [
+        "ask_human", "calculate", "current_time", "forget_note", "note", "read_notes", "sleep",
+    ]  # fmt: skip
     for made in builtins.BUILTINS.values():
         assert len(made.description) > 20
         assert all(each.get("description") for each in made.parameters["properties"].values())

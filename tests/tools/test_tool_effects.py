@@ -124,6 +124,8 @@ def test_no_built_in_tool_has_to_be_decided_about_after_a_crash() -> None:
         "note": "idempotent",
         "read_notes": "read",
         "forget_note": "idempotent",
+        "ask_human": "read",
+        "sleep": "read",
     }
 
 

@@ -102,7 +102,7 @@ def test_an_unknown_built_in_is_told_with_the_nearest(folder: Path, write: Write
     write("billing.py", BILLING)
     assert "did you mean 'calculate'?" in refusal(Toolbox(folder), ToolSpec(name="calculates"))
     assert 'did you mean python: "billing:charge_card"?' in refusal(Toolbox(folder), ToolSpec(name="charge_card"))
-    assert "built in are calculate, current_time" in refusal(Toolbox(None), ToolSpec(name="nothing_like_it"))
+    assert "built in are ask_human, calculate, current_time" in refusal(Toolbox(None), ToolSpec(name="nothing_like_it"))
 
 
 def test_packages_relative_imports_and_siblings_work(folder: Path, write: Write) -> None:

@@ -28,7 +28,7 @@ def read(words: Sequence[str], file: str | None, *, as_json: bool) -> Any:
     source = file if file is not None else _STDIN if list(words) == [_STDIN] else None
     text = " ".join(words) if source is None else _decoded(_content(source), source)
     if as_json:
-        return _parsed(text)
+        return parsed(text, "the input")
     if not text.strip():
         raise BadInput("the input is empty: say what the agent is to do")
     return text
@@ -58,7 +58,9 @@ def _decoded(content: bytes, source: str) -> str:
         raise BadInput(f"{name} is not UTF-8 text: convert it first (iconv -t UTF-8)") from None
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str, what: str) -> Any:
+    """Return the JSON value that a text spells. Raises: BadInput, which names `what` it is."""
+
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is no JSON")
 
@@ -66,6 +68,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise BadInput(f"the input is not JSON: {error.msg[0].lower()}{error.msg[1:]} at {place}") from None
+        raise BadInput(f"{what} is not JSON: {error.msg[0].lower()}{error.msg[1:]} at {place}") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"the input is not JSON that a database holds: {display.line(str(error))}") from None
+        raise BadInput(f"{what} is not JSON that a database holds: {display.line(str(error))}") from None

@@ -11,9 +11,11 @@ from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.cli import console, display, failures, opening, waiting
 from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
-from cirkelline.state import agents, journal, standing, tasks, workers
+from cirkelline.state import agents, journal, parking, standing, tasks, workers
 from cirkelline.state.agents import Agent
+from cirkelline.state.claims import DEATHS_ALLOWED
 from cirkelline.state.connection import Conn, Database
+from cirkelline.state.parking import For, Waiting
 from cirkelline.state.tasks import Task, TaskStatus
 
 _TONES: Final[dict[str, Tone]] = {
@@ -135,12 +137,12 @@ async def wait(reference: str, patience: float | None) -> Answer:
 async def _followed(db: Database, task: Task, patience: float | None, *, told: bool) -> Answer:
     try:
         async with asyncio.timeout(patience):
-            return _ended(await _end(db, task, told=told))
+            return _ended(*await _end(db, task, told=told))
     except TimeoutError:
         async with db.connection() as conn:
             task, why = await _explained(conn, task)
         if task.ended:
-            return _ended(task)
+            return _ended(task, None)
         complaint = (
             f"task {display.short(task.id)} is still {task.status} after {display.span(patience or 0)}: {why}"
             f" (`cirkelline tasks wait {display.short(task.id)}` goes on waiting)"
@@ -153,27 +155,33 @@ async def _followed(db: Database, task: Task, patience: float | None, *, told: b
         raise
 
 
-async def _end(db: Database, task: Task, *, told: bool) -> Task:
-    """Return the task once it has ended or is parked, saying once what keeps a pending one from starting."""
+async def _end(db: Database, task: Task, *, told: bool) -> tuple[Task, str | None]:
+    """Return the task once it has ended or needs a person, and what for; say once what keeps it from starting."""
     pause = _FIRST_POLL
-    while not task.ended and task.status != TaskStatus.WAITING:
+    while not task.ended:
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_POLL)
         async with db.connection() as conn:
             task = await tasks.get(conn, task.id)
+            if task.status == TaskStatus.WAITING and _needs_a_person(task, await parking.find(conn, task.id)):
+                return await _explained(conn, task)
             if pause == _LONGEST_POLL and not told and task.status == TaskStatus.PENDING:
                 told = True
                 _, why = await _explained(conn, task)
                 console.note(f"task {display.short(task.id)} is pending: {why}")
-    return task
+    return task, None
 
 
-def _ended(task: Task) -> Answer:
+def _needs_a_person(task: Task, questions: Sequence[Waiting]) -> bool:
+    return (task.deaths or 0) >= DEATHS_ALLOWED or {question.kind for question in questions} != {For.TIME}
+
+
+def _ended(task: Task, why: str | None) -> Answer:
     if task.status == TaskStatus.COMPLETED:
         return Answer(document(task), [_content(_output(task.result))])
-    if task.status == TaskStatus.WAITING:
-        complaint = f"task {display.short(task.id)} waits for a decision: {_error(task)}"
-        return Answer(document(task), exit_code=failures.UNDECIDED, complaint=complaint)
+    if not task.ended:
+        complaint = f"task {display.short(task.id)} waits for a decision: {why}"
+        return Answer(document(task, why), exit_code=failures.UNDECIDED, complaint=complaint)
     reason = f": {_error(task)}" if task.status == TaskStatus.FAILED else ""
     complaint = (
         f"task {display.short(task.id)} {_was(task)}{reason} (`cirkelline tasks retry {display.short(task.id)}`)"
@@ -213,7 +221,8 @@ async def _explained(conn: Conn, task: Task) -> tuple[Task, str | None]:
     if task.ended:
         return task, None
     agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
-    return task, waiting.why(task, agent, await standing.of(conn, task.id), await workers.find(conn))
+    questions = await parking.find(conn, task.id) if task.status == TaskStatus.WAITING else []
+    return task, waiting.why(task, agent, await standing.of(conn, task.id), await workers.find(conn), questions)
 
 
 def _facts(task: Task, why: str | None) -> list[tuple[str, Cell]]:
@@ -227,7 +236,7 @@ def _facts(task: Task, why: str | None) -> list[tuple[str, Cell]]:
         pairs.append(("why", why))
     if task.status == TaskStatus.FAILED:
         pairs.append(("error", Mark(_error(task), "bad")))
-    elif task.error and not task.ended:
+    elif task.error and task.status != TaskStatus.WAITING and not task.ended:
         pairs.append(("before", f"given back: {task.error}"))
     pairs.append(("submitted", display.when(task.submitted_at or task.created_at)))
     pairs += _run_facts(task)

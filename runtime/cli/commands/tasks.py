@@ -122,6 +122,67 @@ def retry(task: str, *, from_start: bool) -> Work:
     return tasks.retry(task, from_start=from_start)
 
 
+_call: Final = click.option("--call", type=NAME, help="Which call, where several wait: 2.0 is what `tasks show` says.")
+
+
+@command.add("approve", example="cirkelline tasks approve 5f0c7d1e")
+@_task
+@_call
+def approve(task: str, call: str | None) -> Work:
+    """Let a tool call run that waits for approval; `tasks show` shows its arguments.
+
+    The task goes on at once, on any worker. Of decisions that race, the first one counts.
+    """
+    from cirkelline.runtime.cli.actions import deciding
+
+    return deciding.approve(task, call)
+
+
+@command.add("reject", example='cirkelline tasks reject 5f0c7d1e --reason "too expensive, ask for an offer first"')
+@_task
+@click.option("--reason", type=parameters.ANY_TEXT, help="Why; the model reads it.")
+@_call
+def reject(task: str, reason: str | None, call: str | None) -> Work:
+    """Refuse a tool call that waits for approval: it does not run, and the model is told so."""
+    from cirkelline.runtime.cli.actions import deciding
+
+    return deciding.reject(task, call, reason)
+
+
+@command.add("answer", example='cirkelline tasks answer 5f0c7d1e "the blue one"')
+@_task
+@click.argument("text", nargs=-1, required=True, type=parameters.ANY_TEXT)
+@_call
+def answer(task: str, text: tuple[str, ...], call: str | None) -> Work:
+    """Answer what an agent asks a person (several words are one text)."""
+    from cirkelline.runtime.cli.actions import deciding
+
+    return deciding.answer(task, call, " ".join(text))
+
+
+@command.add("resolve", example="cirkelline tasks resolve 5f0c7d1e --retry")
+@_task
+@click.option("--retry", is_flag=True, help="It did not happen: run it (again).")
+@click.option("--result", "result", type=parameters.ANY_TEXT, metavar="JSON", help="It happened: this is its result.")
+@click.option("--fail", is_flag=True, help="End the task as failed.")
+@click.option("--reason", type=parameters.ANY_TEXT, help="With --fail: why; it is the task's error.")
+@_call
+def resolve(*, task: str, retry: bool, result: str | None, fail: bool, reason: str | None, call: str | None) -> Work:
+    """Decide what became of a tool that was running when its worker died, or about a task whose workers keep dying.
+
+    Give exactly one of --retry, --result and --fail.
+    """
+    if [retry, result is not None, fail].count(True) != 1:
+        raise click.UsageError("give exactly one of --retry, --result JSON and --fail", click.get_current_context())
+    if reason is not None and not fail:
+        raise click.UsageError("--reason goes with --fail", click.get_current_context())
+    from cirkelline.runtime.cli.actions import deciding, inputs
+
+    if result is not None:
+        return deciding.resolve_result(task, call, inputs.parsed(result, "the result"))
+    return deciding.resolve(task, call, again=retry, reason=reason)
+
+
 @command.add("search", example="cirkelline tasks search invoice march")
 @click.argument("words", nargs=-1, required=True, type=NAME)
 @_limit

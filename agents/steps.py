@@ -158,7 +158,7 @@ class Steps:
         except Parked as parked:
             self.failure = self.failure or parked
             self.emit(events.ToolParked(use.call.name, use.call.id))
-            return execution.ToolResult(text=str(parked), error=True, ms=0)
+            return execution.ToolResult(text=str(parked), error=False, ms=0)
         except Exception as error:  # noqa: BLE001 - EndRun, or our own fault: either ends the run, after its siblings
             if self.failure is None or isinstance(self.failure, Parked):  # a run that fails waits for nothing
                 self.failure = error

@@ -18,7 +18,7 @@ import structlog
 
 from cirkelline.agents import events, models, prompts, steps
 from cirkelline.agents.chat_model import ChatMessage, Usage
-from cirkelline.agents.events import RunEvent, TextDelta, ToolFinished, ToolStarted
+from cirkelline.agents.events import RunEvent, TextDelta, ToolFinished, ToolParked, ToolStarted
 from cirkelline.configs import durations, errors
 from cirkelline.configs.schema import AgentSpec, ModelSpec
 from cirkelline.tools import failures
@@ -33,6 +33,7 @@ __all__ = [
     "RunStatus",
     "TextDelta",
     "ToolFinished",
+    "ToolParked",
     "ToolStarted",
     "WallLimit",
     "run",

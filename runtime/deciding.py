@@ -66,7 +66,7 @@ async def resolve(
     by: str | None = None,
     state_limit: int,
 ) -> None:
-    """Decide what became of a call whose worker died in it (RETRY, RESULT, FAIL), or of a task whose workers keep dying.
+    """Decide as `outcome` does, or about a task whose workers keep dying (RETRY, FAIL).
 
     `value` is the result, or the reason of a failure. Raises: NotAsked, WhichCall.
     """
@@ -79,6 +79,13 @@ async def resolve(
         reason = f"{task.error}: {value}" if value else str(task.error)
         if await _resolved(conn, task, again=verdict is Verdict.RETRY, reason=reason, state_limit=state_limit):
             return
+    await outcome(conn, task_id, verdict, value=value, call=call, by=by)
+
+
+async def outcome(
+    conn: Conn, task_id: UUID, verdict: Verdict, *, value: Any = None, call: str | None = None, by: str | None = None
+) -> None:
+    """Decide what became of a call whose worker died in it (RETRY, RESULT, FAIL). Raises: NotAsked, WhichCall."""
     await _decide(conn, task_id, For.OUTCOME, verdict, value=value, call=call, by=by)
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from cirkelline.agents.run import RunEvent, TextDelta, ToolFinished, ToolStarted
+from cirkelline.agents.run import RunEvent, TextDelta, ToolFinished, ToolParked, ToolStarted
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.state import tasks, wakeups
 from cirkelline.state.connection import Database, DatabaseUnavailable, QueryError
@@ -30,7 +30,7 @@ _ROOM: Final = wakeups.PAYLOAD_LIMIT - 500  # what is left of a notification bes
 
 log = structlog.get_logger(__name__)
 
-Kind = Literal["started", "text", "tool_started", "tool_finished", "done"]
+Kind = Literal["started", "text", "tool_started", "tool_finished", "tool_parked", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,8 @@ class Telling:
                 self._add({"kind": "tool_started", "name": name, "arguments": arguments[:_ARGUMENTS_SHOWN]})
             case ToolFinished(name=name, ok=ok, ms=ms):
                 self._add({"kind": "tool_finished", "name": name, "ok": ok, "ms": ms})
+            case ToolParked(name=name):
+                self._add({"kind": "tool_parked", "name": name})
 
     async def done(self) -> None:
         """Say that the task's row holds the end, after everything else has been sent."""

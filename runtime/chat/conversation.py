@@ -49,6 +49,7 @@ class Conversation:
         self.user = user
         self.agent = agent
         self.session: UUID | None = None
+        self._parked: dict[UUID, Shown] = {}
         self._screen = screen
         self._worker = worker
         self._pace = pace or Pace()
@@ -85,6 +86,14 @@ class Conversation:
                 await follower.listen(task.id)
                 return await self._see_to_its_end(follower, task.id, shown, stop)
 
+    async def go_on(self, turn: Turn) -> Turn | None:
+        """Show the rest of a turn that was parked, now that what it waited for is decided."""
+        stop = Stop()
+        shown = self._parked.pop(turn.task.id, None) or Shown(self._screen, turn.said, late=True)
+        with self._screen.answering(stop):
+            async with Follower(self.db) as follower:
+                return await self._see_to_its_end(follower, turn.task.id, shown, stop)
+
     async def _submit(self, task_id: UUID, said: str, shown: Shown, stop: Stop) -> bool:
         """Put the turn in line exactly once, however often the database has to be asked; False when given up."""
         for tries, pause in enumerate(patience.pauses()):
@@ -114,9 +123,10 @@ class Conversation:
 
     async def _see_to_its_end(self, follower: Follower, task_id: UUID, shown: Shown, stop: Stop) -> Turn | None:
         """Follow a task and do what has to be done meanwhile; None when the person insists on not waiting."""
+        over = asyncio.Event()  # whether the run has told all that it has to tell
         jobs: list[asyncio.Task[Task | None]] = [
-            asyncio.create_task(self._follow(follower, task_id, shown), name="chat-follow"),
-            asyncio.create_task(self._look_after(task_id, shown, stop), name="chat-look"),
+            asyncio.create_task(self._follow(follower, task_id, shown, over), name="chat-follow"),
+            asyncio.create_task(self._look_after(task_id, shown, stop, over), name="chat-look"),
             asyncio.create_task(self._cancel(task_id, shown, stop), name="chat-cancel"),
             asyncio.create_task(_insisted(stop), name="chat-insist"),
         ]
@@ -126,28 +136,35 @@ class Conversation:
         finally:
             await ending.end(jobs)
         if task is not None:
-            return shown.end(task)
+            turn = shown.end(task)
+            if turn.parked:
+                self._parked[task.id] = shown
+            return turn
         self._screen.status(None)
         self._screen.say("not waiting for it any longer: the next turn begins when this one has stopped", "quiet")
         return None
 
-    async def _follow(self, follower: Follower, task_id: UUID, shown: Shown) -> Task | None:
+    async def _follow(self, follower: Follower, task_id: UUID, shown: Shown, over: asyncio.Event) -> Task | None:
         async with aclosing(follower.follow(task_id)) as events:
             async for event in events:
                 if isinstance(event, Task):
                     return event
                 shown.take(event)
+                if event.kind == "done":
+                    over.set()
         return None
 
-    async def _look_after(self, task_id: UUID, shown: Shown, stop: Stop) -> Task | None:
+    async def _look_after(self, task_id: UUID, shown: Shown, stop: Stop, over: asyncio.Event) -> Task | None:
         """See to it that somebody works on the turn, and tell what it waits for.
 
-        Returns only what nobody can wait for here: the row of a turn that waits for a decision.
+        Returns only what cannot be waited for like this: the row of a turn that waits for a decision.
         """
         waits_since: float | None = None
         before: Situation | None = None
         while True:
             now = time.monotonic()
+            told_all = over.is_set()
+            over.clear()
             long = waits_since is not None and now - waits_since > self._pace.patience
             try:
                 async with self.db.connection() as conn:
@@ -160,12 +177,15 @@ class Conversation:
                 found = None
             lasting = found is not None and before is not None and before.sentence == found.sentence
             if found is not None:
-                if found.parked and lasting:
+                if found.parked and (lasting or told_all):
+                    shown.parked(found.sentence or "")
                     return found.parked
                 waits_since = (waits_since or now) if found.pending else None
                 await self._react(found, shown, stop, lasting=lasting)
             before = found
-            await asyncio.sleep(self._pace.look)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.look):
+                    await over.wait()
 
     async def _react(self, found: Situation, shown: Shown, stop: Stop, *, lasting: bool) -> None:
         """Work on the turn here where that is needed; say what keeps it waiting once that has been seen twice."""

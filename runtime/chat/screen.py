@@ -43,11 +43,12 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn that has ended: what was said, the task's row, and why it was given up if it was."""
+    """A turn that has ended or is parked: what was said, the task's row, why it was given up, what it waits for."""
 
     said: str
     task: Task
     given_up: str | None = None
+    needs: str | None = None
 
     @property
     def completed(self) -> bool:
@@ -71,7 +72,7 @@ class Turn:
         if self.completed:
             return None
         if self.parked:
-            return "Undecided", f"it waits for a decision: {self.task.error or 'it does not say which'}"
+            return "Undecided", f"it waits for a decision: {self.needs or 'it does not say which'}"
         if self.given_up:
             return "Unanswerable", self.given_up
         result = self.task.result if scalars.is_mapping(self.task.result) else {}

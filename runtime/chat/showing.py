@@ -37,6 +37,11 @@ class Shown:
         self._worried = False  # whether the status tells of something that is over once the task runs
         self._tools: list[tuple[str, str]] = []
         self._said_once: set[str] = set()
+        self._needs: str | None = None
+        self._replayed = 0  # characters that a run which goes on tells once more
+        self._finished: list[tuple[str, str]] = []  # tools whose lines were shown
+        self._repeats: list[tuple[str, str]] = []  # those of them that such a run is still to tell again
+        self._parks = False
         self._begin()
 
     def _begin(self) -> None:
@@ -49,13 +54,16 @@ class Shown:
         self._visible = False
         self._tools.clear()
 
+    def parked(self, needs: str) -> None:
+        """Take note that the turn waits for a person, and what for."""
+        self._needs = needs
+
     def take(self, told: Told) -> None:
         """Show one thing that the running task told."""
         if told.attempt > self._attempt:
-            if self._attempt:
-                self.note("its worker is gone: the answer begins again on another one")
-            self._begin()
-            self._attempt = told.attempt
+            self._begin_attempt(told.attempt)
+        if self._is_replay(told):
+            return
         match told.kind:
             case "started":
                 self.doing(THINKING)
@@ -69,8 +77,35 @@ class Shown:
                 self._end_segment()
                 self._say_tool(told)
                 self.doing(f"running {display.line(self._tools[0][0], 40)}" if self._tools else THINKING)
+            case "tool_parked":
+                self._end_segment()
+                self._take_parked(told)
             case "done":
                 pass
+
+    def _begin_attempt(self, attempt: int) -> None:
+        """Begin again, or where the run was only parked, after what it tells a second time."""
+        told, parked = self._at, self._parks
+        if self._attempt and not parked:
+            self.note("its worker is gone: the answer begins again on another one")
+        self._begin()
+        self._replayed = told if parked else 0
+        if not parked:
+            self._finished.clear()
+        self._repeats, self._parks = list(self._finished), False
+        self._attempt = attempt
+
+    def _is_replay(self, told: Told) -> bool:
+        end = told.at + len(told.text)
+        if told.kind != "text" or end > self._replayed:
+            return False
+        self._at = end
+        return True
+
+    def _take_parked(self, told: Told) -> None:
+        self._parks = True
+        started = self._started(told.name)
+        self._screen.say(f"  {_call(*started)}  waits", "quiet")
 
     def _take_text(self, told: Told) -> None:
         expected, self._at = self._at, told.at + len(told.text)
@@ -99,10 +134,19 @@ class Shown:
             self._before = self._segment
         self._segment, self._space, self._visible, self._lost = "", "", False, False
 
-    def _say_tool(self, told: Told) -> None:
-        started = next((tool for tool in self._tools if tool[0] == told.name), (told.name, ""))
+    def _started(self, name: str) -> tuple[str, str]:
+        """Return the call of this name that was begun, which is over now."""
+        started = next((tool for tool in self._tools if tool[0] == name), (name, ""))
         if started in self._tools:
             self._tools.remove(started)
+        return started
+
+    def _say_tool(self, told: Told) -> None:
+        started = self._started(told.name)
+        if started in self._repeats:
+            self._repeats.remove(started)
+            return
+        self._finished.append(started)
         self._screen.say(f"  {_call(*started)}  {'ok' if told.ok else 'failed'}  {told.ms} ms", "quiet")
 
     def doing(self, words: str) -> None:
@@ -156,8 +200,12 @@ class Shown:
 
     def end(self, task: Task) -> Turn:
         """Show how the turn ended, and what of its answer was not shown yet."""
-        turn = Turn(self._said, task, self._given_up)
+        turn = Turn(self._said, task, self._given_up, self._needs)
         self._screen.status(None)
+        if turn.parked and self._screen.waits:  # what it waits for is asked at once
+            self._tools.clear()
+            self._needs = None
+            return turn
         self._show_rest(turn.output)
         for tool in self._tools:
             self._screen.say(f"  {_call(*tool)}  {'' if turn.completed else 'did not finish'}".rstrip(), "quiet")

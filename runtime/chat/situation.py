@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from cirkelline.runtime.cli import waiting
-from cirkelline.state import agents, standing, tasks, workers
+from cirkelline.runtime.cli import display, waiting
+from cirkelline.state import agents, parking, standing, tasks, workers
 from cirkelline.state.agents import Agent
 from cirkelline.state.connection import Conn
+from cirkelline.state.parking import For, Waiting
 from cirkelline.state.standing import Standing
 from cirkelline.state.tasks import Task, TaskStatus
 from cirkelline.state.workers import Worker
@@ -51,11 +52,20 @@ async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | 
         agent = await agents.get(conn, str(task.agent_id))
         place = await standing.of(conn, task_id)
         return _pending(task, agent, place, serving, long=long) if place else None
+    if task.status == TaskStatus.WAITING:
+        return _parked(task, await parking.find(conn, task_id), serving)
     if task.status != TaskStatus.RUNNING:
-        return Situation("waiting", pending=False, parked=task if task.status == TaskStatus.WAITING else None)
+        return Situation("waiting", pending=False)
     if not any(worker.id == task.worker for worker in everybody if worker.alive):
         return Situation("its worker is gone: another takes it over", needs_worker=not serving, pending=False)
     return Situation(THINKING, pending=False)
+
+
+def _parked(task: Task, questions: Sequence[Waiting], serving: Sequence[Worker]) -> Situation:
+    if questions and all(question.kind is For.TIME for question in questions):
+        until = min(question.until for question in questions if question.until is not None)
+        return Situation(f"sleeping until {display.local(until)}", needs_worker=not serving, pending=False)
+    return Situation("waiting", "; ".join(waiting.needs(task, questions)), pending=False, parked=task)
 
 
 def _pending(task: Task, agent: Agent, place: Standing, serving: Sequence[Worker], *, long: bool) -> Situation:

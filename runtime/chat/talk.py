@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import composition, pulling
-from cirkelline.runtime.chat import commands, opening, quiet
+from cirkelline.runtime.chat import commands, opening, questions, quiet
 from cirkelline.runtime.chat.conversation import Conversation
 from cirkelline.runtime.chat.interrupts import Interrupts
 from cirkelline.runtime.chat.lines import Lines
@@ -120,7 +120,7 @@ class _Talk:
                 if terminal:
                     await _greet(opened, partners, terminal)
                     for task in await self.conversation.unfinished():
-                        await self.conversation.resume(task)
+                        await questions.settle(self.conversation, screen, await self.conversation.resume(task))
                 left = await _converse(self.conversation, screen)
                 if terminal and self.conversation.session:
                     going_on = f"cirkelline chat --session {display.short(self.conversation.session)}"
@@ -170,7 +170,7 @@ async def _done(conversation: Conversation, screen: Screen, said: str) -> bool:
     try:
         if word := commands.typed(said):
             return await commands.run(word, conversation, screen)
-        turn = await conversation.turn(said)
+        turn = await questions.settle(conversation, screen, await conversation.turn(said))
     except CirkellineError as error:
         screen.say(f"error: {display.safe(str(error))}", "bad")
     except QueryError as error:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from chat_scene import Chat, FakeScreen
 from workplace import Daemon, Workplace, until
 
+from cirkelline.runtime.chat import questions
 from cirkelline.state import claims, workers
 
 HOUR = "1h"
@@ -205,9 +206,8 @@ async def test_a_turn_that_waits_for_a_decision_is_left_to_it_and_the_chat_goes_
     await place.execute("UPDATE runtime.tasks SET status = 'waiting', error = 'pay may have happened'")
     turn = await chat.end(answering)
     assert turn.parked
-    assert turn.error == ("Undecided", "it waits for a decision: pay may have happened")
-    assert "error: it waits for a decision: pay may have happened" in chat.screen.said
-    assert f"cirkelline tasks show {str(turn.task.id)[:8]}" in chat.screen.said[-1]
+    assert await questions.settle(talk, chat.screen, turn) == turn
+    assert f"`cirkelline tasks cancel {str(turn.task.id)[:8]}`" in chat.screen.said[-1]
     await place.execute("UPDATE runtime.agents SET status = 'idle'")
     assert (await chat.answered(talk, "hello")).completed
     assert (await place.task(turn.task.id)).status == "waiting"

@@ -10,7 +10,7 @@ AGENT = """
 name: clerk
 instructions: Help.
 model: scripted:{folder}/answers.script.yaml
-tools: [calculate, {{name: note, effects: once, on_unknown: fail}}, {{python: "shop:pay"}}]
+tools: [calculate, {{name: note, effects: once, on_unknown: fail}}, {{python: "shop:pay", approval: true}}]
 """
 
 
@@ -31,6 +31,8 @@ def test_validate_lists_what_a_crash_would_do_to_each_tool(cirkelline: Commands,
     assert found[1]["after_a_crash"] == "does not run again: the task fails"
     said = cirkelline("agents", "validate", str(folder)).out
     assert "A tool that was running when its process died:" in said
+    assert "Every call waits for a person's approval: pay of clerk" in said
+    assert [each["approval"] for each in found] == [False, False, True]
     assert "calculate" in said
 
 

@@ -69,7 +69,9 @@ async def validate(paths: Sequence[Path], tools: Path | None) -> Answer:
         for tool in tools_of_one
     ]
     table = [Text("A tool that was running when its process died:", apart=True), Table(_CRASH, rows, "")]
-    return Answer(document, [Text(summary), *(table if rows else ())])
+    asked = [f"{tool.name} of {name}" for name, of_one in used.items() for tool in of_one if tool.approval]
+    approvals = [Text(f"Every call waits for a person's approval: {', '.join(asked)}", apart=True)] if asked else []
+    return Answer(document, [Text(summary), *(table if rows else ()), *approvals])
 
 
 def _tools(loaded: Loaded, toolbox: Toolbox) -> dict[str, list[Tool]]:
@@ -82,6 +84,8 @@ def _tool(tool: Tool) -> dict[str, Any]:
         "effects": tool.effects.value,
         "on_unknown": tool.on_unknown.value if tool.effects is Effects.ONCE else None,
         "after_a_crash": words.after_a_crash(tool.effects, tool.on_unknown),
+        "approval": tool.approval,
+        "approve_within": tool.approve_within,
     }
 
 

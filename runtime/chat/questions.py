@@ -55,17 +55,18 @@ async def _decided(conversation: Conversation, screen: Screen, task: Task) -> bo
 
 
 def _words(question: Waiting) -> str:
-    until = f" (until {display.when(question.until)})" if question.until else ""
+    until = f" until {display.local(question.until)}" if question.until else ""
     match question.kind:
         case For.APPROVAL:
-            return f"May the agent call {waiting.call(question)}{until}? {_hint(question)}"
+            return f"May the agent call {waiting.call(question)}? It waits for that{until}. {_hint(question)}"
         case For.OUTCOME:
             return (
                 f"Nobody knows whether {waiting.call(question)} happened, as its worker died in it. Look, then: "
                 + _hint(question)
             )
         case _:
-            return f"{waiting.asked(question)}{until}"
+            asked = waiting.asked(question)
+            return f"{asked[0].upper()}{asked[1:]} ({LATER} leaves it open{until})"
 
 
 def _hint(question: Waiting) -> str:

@@ -38,9 +38,10 @@ class Shown:
         self._tools: list[tuple[str, str]] = []
         self._said_once: set[str] = set()
         self._needs: str | None = None
-        self._replayed = 0  # characters that a run which goes on tells once more
+        self._recorded = 0  # characters of this attempt that are on record
+        self._replayed = 0  # characters of an earlier one, which this one tells again
         self._finished: list[tuple[str, str]] = []  # tools whose lines were shown
-        self._repeats: list[tuple[str, str]] = []  # those of them that such a run is still to tell again
+        self._repeats: list[tuple[str, str]] = []  # those of them that this attempt is still to tell again
         self._parks = False
         self._begin()
 
@@ -71,6 +72,7 @@ class Shown:
                 self._take_text(told)
             case "tool_started":
                 self._end_segment()
+                self._recorded = self._at  # an answer is on record before its tools begin
                 self._tools.append((told.name, told.arguments))
                 self.doing(f"running {display.line(told.name, 40)}")
             case "tool_finished":
@@ -84,16 +86,13 @@ class Shown:
                 pass
 
     def _begin_attempt(self, attempt: int) -> None:
-        """Begin again, or where the run was only parked, after what it tells a second time."""
-        told, parked = self._at, self._parks
-        if self._attempt and not parked:
-            self.note("its worker is gone: the answer begins again on another one")
+        """Go on after what another attempt is going to tell a second time: all that is on record of the one before."""
+        if self._attempt and not self._parks:
+            self.note("its worker is gone: the answer goes on with another one")
+        before = self._before
         self._begin()
-        self._replayed = told if parked else 0
-        if not parked:
-            self._finished.clear()
-        self._repeats, self._parks = list(self._finished), False
-        self._attempt = attempt
+        self._before, self._replayed, self._repeats = before, self._recorded, list(self._finished)
+        self._attempt, self._parks = attempt, False
 
     def _is_replay(self, told: Told) -> bool:
         end = told.at + len(told.text)

@@ -37,7 +37,7 @@ async def talk(place: Workplace, chat: Chat, turn: dict[str, Any], *inputs: str)
 
 async def test_the_next_line_is_the_answer_to_what_the_agent_asks(place: Workplace, chat: Chat) -> None:
     screen, turn = await talk(place, chat, ASK, "bleu", "blue")
-    assert "the agent asks: Which one? (red | blue)" in screen.said
+    assert "The agent asks: Which one? (red | blue) (/later leaves it open)" in screen.said
     assert "'bleu' is none of the answers red or blue; did you mean 'blue'?" in screen.said
     assert turn is not None
     assert (turn.completed, turn.output) == (True, "blue.")
@@ -52,7 +52,7 @@ async def test_a_call_that_needs_approval_is_approved_or_rejected_in_the_chat(
     place: Workplace, chat: Chat, said: str, output: str
 ) -> None:
     screen, turn = await talk(place, chat, PAY, "perhaps", said)
-    assert screen.said.count("May the agent call pay(cents=5)? (yes, or no and why, or /later)") == 1
+    assert "May the agent call pay(cents=5)? It waits for that. (yes, or no and why, or /later)" in screen.said
     assert "(yes, or no and why, or /later)" in screen.said
     assert turn is not None
     assert turn.output == output
@@ -64,7 +64,7 @@ async def test_what_was_shown_before_the_question_is_not_shown_again_after_it(pl
     assert screen.shown.count("look()") == 1
     assert "pay(cents=5)  waits" in screen.shown
     assert "pay(cents=5)  ok" in screen.shown
-    assert "begins again" not in screen.shown
+    assert "its worker is gone" not in screen.shown
 
 
 async def test_a_question_may_be_left_for_later_and_is_asked_again_by_the_next_chat(

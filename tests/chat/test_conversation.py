@@ -141,7 +141,7 @@ async def test_when_its_worker_dies_in_the_middle_the_chat_takes_the_turn_over(p
     assert chat.worker.working
 
 
-async def test_a_killed_daemons_turn_begins_again_here_and_says_so(
+async def test_a_killed_daemons_turn_goes_on_here_and_says_so(
     place: Workplace, chat: Chat, start: Callable[..., Daemon]
 ) -> None:
     await place.agent("helper", [{"text": "one two", "pace": HOUR}])
@@ -154,7 +154,7 @@ async def test_a_killed_daemons_turn_begins_again_here_and_says_so(
     daemon.signal(signal.SIGKILL)
     turn = await chat.end(answering)
     assert turn.output == "Here I am."
-    assert chat.screen.shown == ("one\nits worker is gone: the answer begins again on another one\nHere I am.")
+    assert chat.screen.shown == ("one\nits worker is gone: the answer goes on with another one\nHere I am.")
 
 
 async def test_where_the_daemon_cannot_serve_the_agent_the_chat_does_it_itself(place: Workplace, chat: Chat) -> None:

@@ -155,7 +155,7 @@ def test_a_takeover_is_said_and_the_answer_shown_anew(screen: FakeScreen, tell: 
     tell.again()
     tell.text("Second try, whole.")
     tell.shown.end(row(output="Second try, whole."))
-    assert screen.shown == ("First try\nits worker is gone: the answer begins again on another one\nSecond try, whole.")
+    assert screen.shown == ("First try\nits worker is gone: the answer goes on with another one\nSecond try, whole.")
 
 
 def test_a_takeover_whose_beginning_was_lost_is_noticed_all_the_same(screen: FakeScreen, tell: Telling) -> None:
@@ -163,7 +163,7 @@ def test_a_takeover_whose_beginning_was_lost_is_noticed_all_the_same(screen: Fak
     tell.text("First try")
     tell.attempt, tell.n, tell.at = 2, 1, 0
     tell.text("Second")
-    assert screen.said == ["its worker is gone: the answer begins again on another one"]
+    assert screen.said == ["its worker is gone: the answer goes on with another one"]
     assert screen.shown.endswith("Second")
 
 
@@ -240,3 +240,22 @@ def test_a_loss_of_the_database_is_said_once_and_so_is_its_return(screen: FakeSc
     assert screen.said[1:] == ["the database is back"]
     tell.shown.waiting("thinking")
     assert screen.statuses[-1] == "thinking"
+
+
+def test_what_an_earlier_worker_had_on_record_is_not_shown_again_by_the_next_one(
+    screen: FakeScreen, tell: Telling
+) -> None:
+    tell("started")
+    tell.text("I look. ")
+    tell("tool_started", name="look", arguments="{}")
+    tell("tool_finished", name="look", ok=True, ms=1)
+    tell.text("Half of an ans")
+    tell.again()
+    tell.text("I look. ")
+    tell("tool_started", name="look", arguments="{}")
+    tell("tool_finished", name="look", ok=True, ms=0)
+    tell.text("A whole answer.")
+    tell.shown.end(row(output="A whole answer."))
+    assert screen.shown.count("I look.") == 1
+    assert screen.shown.count("look()") == 1
+    assert screen.shown.endswith("its worker is gone: the answer goes on with another one\nA whole answer.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 from collections import deque
@@ -15,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from cirkelline.runtime import ending
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.state import claims
 from cirkelline.state.claims import Finish, Finished
@@ -58,9 +58,7 @@ class Finishing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await ending.end([self._task])
         for ended in self._ended:
             ended.written.cancel()
 

@@ -16,6 +16,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from cirkelline.agents.run import RunEvent, TextDelta, ToolFinished, ToolParked, ToolStarted
+from cirkelline.runtime import ending
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.state import tasks, wakeups
 from cirkelline.state.connection import Database, DatabaseUnavailable, QueryError
@@ -80,9 +81,7 @@ class Telling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await ending.end([self._task])
 
     def emit(self, event: RunEvent) -> None:
         """Take one event of the run; it is sent within a moment."""
@@ -101,9 +100,7 @@ class Telling:
         """Say that the task's row holds the end, after everything else has been sent."""
         self._add({"kind": "done"})
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await ending.end([self._task])
             self._task = None
         await self._send()
 

@@ -9,7 +9,7 @@ import random
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import patience
+from cirkelline.runtime import ending, patience
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.patience import first_line, until_answered
@@ -32,6 +32,9 @@ from cirkelline.tools.execution import Executor
 
 LAST_WRITES: Final = 5.0
 """Seconds that a stopping worker tries to write what has ended and to give back what has not."""
+
+_CLEANING_UP: Final = LAST_WRITES + 1.0
+"""Seconds that a stopped run has to let go of its model and its tools, before it is stopped once more."""
 
 _CHANNELS: Final = (wakeups.TASKS, wakeups.AGENTS, wakeups.CANCEL)
 
@@ -112,7 +115,7 @@ class Worker:
     ) -> None:
         self.stop()
         await self._end_runs()
-        await _end([*self._background, *([self._reborn] if self._reborn else [])])
+        await ending.end([*self._background, *([self._reborn] if self._reborn else [])])
         await self._stack.aclose()
         await self._leave()
 
@@ -230,7 +233,7 @@ class Worker:
         over = asyncio.create_task(self._all_over())
         at_once = asyncio.create_task(self._at_once.wait())
         await asyncio.wait({over, at_once}, timeout=self._settings.grace, return_when=asyncio.FIRST_COMPLETED)
-        await _end({over, at_once})
+        await ending.end([over, at_once])
         if self._runs:
             log.warning("worker.gives_back", tasks=len(self._runs))
 
@@ -240,11 +243,11 @@ class Worker:
 
     async def _end_runs(self) -> None:
         """Stop the agents that still run; let what has ended be written."""
-        await _end({run.task for run in self._runs if run.task is not None and not run.ended})
+        await ending.end([run.task for run in self._runs if run.task is not None and not run.ended], again=_CLEANING_UP)
         writing = {run.task for run in self._runs if run.task is not None}
         if writing:
             await asyncio.wait(writing, timeout=LAST_WRITES)
-            await _end(writing)
+            await ending.end(writing, again=_CLEANING_UP)
 
     async def _register(self, *, instead_of: UUID | None = None) -> None:
         async with self._db.connection() as conn:
@@ -378,12 +381,3 @@ async def _wait(event: asyncio.Event, timeout: float) -> None:  # noqa: ASYNC109
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             await event.wait()
-
-
-async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    waiting = set(tasks)
-    while waiting:
-        for task in waiting:
-            task.cancel()
-        # Once is not enough before Python 3.12: a wait for a pooled connection that is answered just then swallows it.
-        _, waiting = await asyncio.wait(waiting, timeout=LAST_WRITES + 1)

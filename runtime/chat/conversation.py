@@ -11,8 +11,8 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from cirkelline.configs import scalars
-from cirkelline.runtime import patience
-from cirkelline.runtime.chat import ending, situation
+from cirkelline.runtime import ending, patience
+from cirkelline.runtime.chat import situation
 from cirkelline.runtime.chat.own_worker import OwnWorker
 from cirkelline.runtime.chat.screen import Screen, Stop, Turn
 from cirkelline.runtime.chat.showing import Shown, quoted

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from cirkelline.runtime.chat import ending
+from cirkelline.runtime import ending
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.patience import first_line
 from cirkelline.state.agents import Agent

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from workplace import PATIENCE, Workplace
 
-from cirkelline.runtime.chat import ending
+from cirkelline.runtime import ending
 from cirkelline.runtime.chat.conversation import Conversation, Pace
 from cirkelline.runtime.chat.own_worker import OwnWorker
 from cirkelline.runtime.chat.screen import Left, Stop, Tone, Turn

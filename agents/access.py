@@ -41,6 +41,11 @@ def of(spec: ModelSpec, environ: Mapping[str, str]) -> Access:
     return Access(address, name, value(environ, name) if trusted else "")
 
 
+def at_home(spec: ModelSpec, environ: Mapping[str, str]) -> bool:
+    """Return whether a hosted model is asked at its provider's own address, and so at its provider's prices."""
+    return spec.provider in {"gemini", "openai"} and of(spec, environ).address in {OPENAI_HOME, GEMINI_HOME}
+
+
 def unusable_key(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
     """Return why a hosted model cannot be called with the key there is, or None; a server of one's own may need none."""
     access = of(spec, environ)

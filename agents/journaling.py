@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -23,7 +24,8 @@ from cirkelline.agents.chat_model import ChatMessage, ToolCall, Usage
 from cirkelline.agents.steps import Answer, ModelCall, Parked, ToolUse, UseTool
 from cirkelline.configs import errors, wording
 from cirkelline.configs.effects import Effects, OnUnknown
-from cirkelline.state import jsonb, transactions
+from cirkelline.configs.prices import Price
+from cirkelline.state import journal, jsonb, transactions
 from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
 from cirkelline.state.parking import For, Verdict
 from cirkelline.tools import contract, failures
@@ -97,20 +99,57 @@ class Journal:
         model: str,
         state: State,
         context: Step,
+        attempt: int = 1,
+        price: Price | None = None,
         recorded: Sequence[Step] = (),
     ) -> None:
         self._recorder = recorder
         self._task_id = task_id
+        self._attempt = attempt
         self._model = model
+        self._price = price
         self._state = state
         self._recorded = {(step.position, step.call): step for step in recorded}
         self._unwritten = [] if recorded else [context]
+        self._passed = Usage()
+        self._paid = sum(map(_usage, recorded), Usage())
         self._warned = False
 
     @property
     def unwritten(self) -> Sequence[Step]:
         """The steps that go with the run's end: its last answer, for which nothing has to be written before."""
         return self._unwritten if any(step.position > CONTEXT for step in self._unwritten) else ()
+
+    @property
+    def paid(self) -> Usage:
+        """What the task has paid for until now, each answer once, whichever attempt asked for it."""
+        return self._paid
+
+    def lost(self, usage: Usage, position: int, reason: str) -> Step | None:
+        """Return the step for what a run with this usage paid without getting an answer, or None if it did not.
+
+        The last model call, the `position`th, was cut off, failed or was stopped for this `reason`. No attempt goes on
+        from such a step; it is there to be seen and counted.
+        """
+        missing = usage - self._passed
+        if missing.tokens <= 0:
+            return None
+        self._paid += missing
+        return Step(
+            position=position,
+            call=journal.LOST - self._attempt,
+            kind=Kind.MODEL,
+            name=self._model,
+            format=FORMAT,
+            output={"lost": reason},
+            error=True,
+            input_tokens=missing.input_tokens,
+            output_tokens=missing.output_tokens,
+            cost=self._cost(missing),
+        )
+
+    def _cost(self, usage: Usage) -> Decimal | None:
+        return self._price.cost(usage.input_tokens, usage.output_tokens) if self._price is not None else None
 
     async def around_model_call(self, call: ModelCall, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
         """Answer from the record, or ask and record."""
@@ -119,7 +158,8 @@ class Journal:
         if step is not None and step.output is not None:
             self._compare(step, digest)
             self._replay_operations(call.position)
-            return _answer(step, step.output)
+            self._passed += _usage(step)
+            return answer_of(step)
         began = time.perf_counter()
         answer = _storable(await proceed())
         step = Step(
@@ -133,7 +173,10 @@ class Journal:
             ms=_since(began),
             input_tokens=answer.usage.input_tokens,
             output_tokens=answer.usage.output_tokens,
+            cost=self._cost(answer.usage),
         )
+        self._passed += answer.usage
+        self._paid += answer.usage
         self._unwritten.append(step)
         if answer.tool_calls:
             await self._write()
@@ -145,7 +188,7 @@ class Journal:
         if step is not None:
             self._compare(step, hash_call(use.call))
             if step.output is not None:
-                return _result(step, step.output)
+                return result_of(step)
         try:
             return await (self._begin(use, proceed) if step is None else self._go_on(use, step, proceed))
         except EndRun as end:
@@ -258,7 +301,7 @@ class Journal:
         """Return what a commit of ours had kept whose answer was lost."""
         self._discard(result)
         self._state.replay(_operations(kept))
-        return _result(kept, kept.output or {})
+        return result_of(kept)
 
     def _discard(self, result: ToolResult | None) -> None:
         if result is not None:
@@ -316,9 +359,15 @@ def _answer_output(answer: Answer) -> dict[str, Any]:
     return {"text": answer.text, **({"calls": calls} if calls else {})}
 
 
-def _answer(step: Step, output: Mapping[str, Any]) -> Answer:
+def answer_of(step: Step) -> Answer:
+    """Return the answer that is on record."""
+    output = step.output or {}
     calls = tuple(ToolCall(**call) for call in output.get("calls", ()))
-    return Answer(str(output["text"]), calls, Usage(step.input_tokens or 0, step.output_tokens or 0))
+    return Answer(str(output.get("text", "")), calls, _usage(step))
+
+
+def _usage(step: Step) -> Usage:
+    return Usage(step.input_tokens or 0, step.output_tokens or 0)
 
 
 def _storable(answer: Answer) -> Answer:
@@ -408,10 +457,12 @@ def _reason(step: Step, sentence: str) -> str:
     return f"{sentence}: {jsonb.clean_text(str(reason))}" if reason else sentence
 
 
-def _result(step: Step, output: Mapping[str, Any]) -> ToolResult:
+def result_of(step: Step) -> ToolResult:
+    """Return the tool's result that is on record. Raises: EndRun, if it ended the run."""
+    output = step.output or {}
     if "end" in output:
         raise EndRun(str(output["end"]))
-    return ToolResult(str(output["text"]), step.error, step.ms or 0)
+    return ToolResult(str(output.get("text", "")), step.error, step.ms or 0)
 
 
 def _operations(step: Step) -> Collection[Any]:

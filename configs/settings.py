@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     local_model: Annotated[str, BeforeValidator(fields.line(500, "qwen2.5-coder-1.5b"))] | None = Field(
         default=None, description="The embedded language model's name or GGUF file; by default chosen for the memory."
     )
+    prices: Annotated[Path, BeforeValidator(_path)] | None = Field(
+        default=None, description="A file of what models cost; it goes before the price list that is shipped."
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(_choice("debug", "info", "warning", "error"))
     ] = Field(default="info", description="The least important log lines to show: debug, info, warning or error.")

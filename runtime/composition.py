@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from cirkelline.configs import files
+from cirkelline.configs import files, prices
 from cirkelline.configs.settings import Settings
 from cirkelline.state import agents, embedded, migrations
 from cirkelline.state.connection import Database, describe
@@ -157,7 +157,7 @@ async def open_worker(
     from cirkelline.runtime.worker import Worker  # noqa: PLC0415
     from cirkelline.tools.execution import Executor  # noqa: PLC0415
 
-    registry = Registry(opened.db, toolbox, environ)
+    registry = Registry(opened.db, toolbox, environ, prices=prices.load(opened.settings.prices))
     async with (
         Executor() as executor,
         ModelPool(environ) as model_pool,

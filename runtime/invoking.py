@@ -45,6 +45,16 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """All that a task's run depends on, without a journal: what it is asked to do, and what is on record of it."""
+
+    request: RunRequest
+    context: Step
+    """Position 0 as this attempt sees it: as it is on record, if anything is."""
+    recorded: Sequence[Step]
+
+
+@dataclass(frozen=True, slots=True)
 class _Context:
     """What a run is about besides its definition; an attempt that goes on sees what the first one saw.
 
@@ -74,7 +84,32 @@ class _Context:
 
 
 async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Recorder) -> Begun:
-    """Return all that the task's run depends on: the pinned definition, a snapshot, the session's history, its journal."""
+    """Return a run that goes on where the record ends, and adds to it."""
+    gathered = await gather(db, claim, prepared)
+    request = gathered.request
+    journal = Journal(
+        recorder,
+        task_id=claim.id,
+        attempt=claim.attempt,
+        model=prepared.model.label,
+        price=prepared.price,
+        state=request.ctx.state,
+        context=gathered.context,
+        recorded=gathered.recorded,
+    )
+    return Begun(
+        replace(
+            request,
+            around_model_call=journal.around_model_call,
+            around_tool_call=journal.around_tool_call,
+        ),
+        journal,
+        max(0, len(gathered.recorded) - 1),
+    )
+
+
+async def gather(db: Database, claim: Claim, prepared: Prepared) -> Gathered:
+    """Return all that a run depends on: the pinned definition, a snapshot, the session's history, what is on record."""
     recorded, snapshot = await _recorded(db, claim)
     earlier = _Context.of(recorded[0]) if recorded else None
     found = await _history(db, claim, prepared.spec.history.messages, earlier)
@@ -84,24 +119,8 @@ async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Record
         clock=datetime.now(UTC).replace(microsecond=0),
     )
     request = _request(claim, prepared, State(snapshot.state["work"] if snapshot else {}))
-    journal = Journal(
-        recorder,
-        task_id=claim.id,
-        model=prepared.model.label,
-        state=request.ctx.state,
-        context=context.step(claim, prepared),
-        recorded=recorded,
-    )
-    return Begun(
-        replace(
-            request,
-            messages=_shown(found),
-            clock=context.clock,
-            around_model_call=journal.around_model_call,
-            around_tool_call=journal.around_tool_call,
-        ),
-        journal,
-        max(0, len(recorded) - 1),
+    return Gathered(
+        replace(request, messages=_shown(found), clock=context.clock), context.step(claim, prepared), recorded
     )
 
 
@@ -162,8 +181,10 @@ def input_text(payload: object, task_type: str | None) -> str:
 
 def finish(claim: Claim, begun: Begun, outcome: RunOutcome) -> Finish:
     """Return what is written for a run that came to an outcome: its result, and with it the last step of its journal."""
-    written = _finish(claim, begun.request, outcome)
-    return replace(written, steps=[_without_copy(step, outcome) for step in begun.journal.unwritten])
+    reason = outcome.error.type if outcome.error else outcome.status.value
+    lost = begun.journal.lost(outcome.usage, outcome.steps, reason)
+    steps = [*(_without_copy(step, outcome) for step in begun.journal.unwritten), *([lost] if lost else [])]
+    return replace(_finish(claim, begun.request, outcome), steps=steps, tokens=begun.journal.paid.tokens)
 
 
 def _without_copy(step: Step, outcome: RunOutcome) -> Step:
@@ -175,7 +196,6 @@ def _without_copy(step: Step, outcome: RunOutcome) -> Step:
 def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome) -> Finish:
     usage = {"input_tokens": outcome.usage.input_tokens, "output_tokens": outcome.usage.output_tokens}
     facts = {"usage": usage, "steps": outcome.steps}
-    tokens = sum(usage.values())
     match outcome.status:
         case RunStatus.COMPLETED:
             return Finish(
@@ -183,27 +203,24 @@ def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome) -> Finish:
                 claim.attempt,
                 "completed",
                 {"output": outcome.output, **facts},
-                tokens=tokens,
                 operations=run.ctx.state.operations,
                 messages=_turn(claim, run.input, outcome.output),
             )
         case RunStatus.CANCELLED:
             result = {"error": {"type": "Cancelled", "message": "cancelled"}, "partial_output": outcome.output, **facts}
             said = _turn(claim, run.input, outcome.output or STOPPED)
-            return Finish(claim.id, claim.attempt, "cancelled", result, error="cancelled", tokens=tokens, messages=said)
+            return Finish(claim.id, claim.attempt, "cancelled", result, error="cancelled", messages=said)
         case RunStatus.WAITING:
             return Finish(claim.id, claim.attempt, "waiting")
         case RunStatus.FAILED:
             error = outcome.error or RunError("Failed", "the run failed without saying why")
-            return failed(claim.id, claim.attempt, error, tokens=tokens, facts=facts)
+            return failed(claim.id, claim.attempt, error, facts=facts)
 
 
-def failed(
-    task_id: UUID, attempt: int, error: RunError, *, tokens: int = 0, facts: dict[str, Any] | None = None
-) -> Finish:
+def failed(task_id: UUID, attempt: int, error: RunError, *, facts: dict[str, Any] | None = None) -> Finish:
     """Return what is written for a run that failed: the error, and nothing into its session."""
     result = {"error": {"type": error.type, "message": error.message}, **(facts or {})}
-    return Finish(task_id, attempt, "failed", result, error=error.message, tokens=tokens)
+    return Finish(task_id, attempt, "failed", result, error=error.message)
 
 
 def _turn(claim: Claim, said: str, answered: str) -> tuple[tuple[str, str], ...]:

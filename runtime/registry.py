@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from cirkelline.agents import models
+from cirkelline.agents import access, models
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.loading import parse_config
-from cirkelline.configs.schema import AgentSpec, ModelSpec
+from cirkelline.configs.prices import Price, Prices
+from cirkelline.configs.schema import AgentSpec, ModelSpec, ToolSpec
 from cirkelline.runtime import applying
 from cirkelline.state import agents
 from cirkelline.state.connection import Database
@@ -37,13 +38,24 @@ class Unservable(CirkellineError):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A version of an agent that this worker can run: its definition, the resolved model and the tools."""
+    """A version of an agent that can be run: its definition, the resolved model, the tools, and what the model costs."""
 
     agent_id: UUID
     version: int
     spec: AgentSpec
     model: ModelSpec
     tools: tuple[Tool, ...]
+    price: Price | None = None
+
+
+def prepared(stored: agents.Definition, resolve: Callable[[ToolSpec], Tool]) -> Prepared:
+    """Return a stored version of an agent with the tools that `resolve` finds.
+
+    Raises: CirkellineError where one is missing; anything else for what another release has stored.
+    """
+    spec = parse_config(stored.spec)
+    model = ModelSpec.model_validate(stored.model)
+    return Prepared(stored.agent_id, stored.version, spec, model, tuple(map(resolve, spec.tools)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +75,13 @@ class Registry:
         toolbox: Toolbox,
         environ: Mapping[str, str],
         *,
+        prices: Prices | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
         self._toolbox = toolbox
         self._environ = environ
+        self._prices = prices or Prices()
         self._clock = clock
         self._current: dict[UUID, int] = {}
         self._prepared: dict[Version, Prepared] = {}
@@ -169,17 +183,16 @@ class Registry:
 
     def _read(self, stored: agents.Definition) -> Prepared | str:
         try:
-            spec = parse_config(stored.spec)
-            model = ModelSpec.model_validate(stored.model)
-            tools = tuple(self._toolbox.resolve(tool) for tool in spec.tools)
-            reason = models.why_not_servable(model, self._environ)
+            found = prepared(stored, self._toolbox.resolve)
+            reason = models.why_not_servable(found.model, self._environ)
         except CirkellineError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - one definition of whatever release must not stop the others
             reason = f"its stored definition cannot be read: {error!r}"
         else:
             if reason is None:
-                return Prepared(stored.agent_id, stored.version, spec, model, tools)
+                at_home = access.at_home(found.model, self._environ)
+                return replace(found, price=self._prices.of(found.model.label, at_home=at_home))
         return reason
 
     def _keep(self, stored: agents.Definition, outcome: Prepared | str) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 
 import cirkelline
+from cirkelline.configs import prices
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import composition, logs, pulling, welcome
@@ -157,9 +158,10 @@ async def up(
 ) -> int:
     """Run the daemon until it is stopped, or with `drain` until nothing is left to do; return the exit code.
 
-    Raises: DatabaseUnavailable, MigrationError; BadDefinitions with `strict`.
+    Raises: DatabaseUnavailable, MigrationError, PricesRefused; BadDefinitions with `strict`.
     """
     logs.configure(settings, environ)
+    prices.load(settings.prices)  # a bad list is said before anything has begun
     folder = composition.configs_folder(settings, configs)
     log.info("cirkelline.up", release=cirkelline.__version__, database=composition.place(settings))
     this = asyncio.current_task()

@@ -35,7 +35,7 @@ class Finish:
     """How a run ended, or that it is parked (`waiting`). `operations` are the JSON operations on the agent's state, kept only when it completed.
 
     `result` is `{"output": …}` or `{"error": {"type", "message"}}`; `messages` go to the task's session, and `steps` to
-    its journal.
+    its journal. `tokens` is what the task has paid for in all its attempts; its agent's stats get what they lack of it.
     """
 
     task_id: UUID

@@ -162,6 +162,7 @@ ADDED: Final[dict[str, dict[str, str]]] = {
         "capabilities": "text[]",
         "state_version": "integer",
         "definition_version": "integer",
+        "tokens_counted": "bigint",
         "sequence": "bigint",
         "submitted_at": "timestamp with time zone",
         "started_at": "timestamp with time zone",

@@ -19,6 +19,8 @@ CONTEXT: Final = 0
 """The position of the context; the model calls of a run count from 1."""
 ANSWER: Final = -1
 """The `call` of the context and of a model's answer; tool calls count from 0."""
+LOST: Final = -1
+"""Below it, at `LOST - attempt`, stands what an attempt paid at a position without getting an answer."""
 
 
 class Kind(StrEnum):
@@ -100,14 +102,14 @@ SELECT j.position, j.call, j.kind, j.name, j.format, j.input_hash,
        j.operations, j.error, j.ms, j.input_tokens, j.output_tokens, j.cost, j.waits, j.until,
        j.decision, j.attempt, j.begun
   FROM runtime.journal j LEFT JOIN runtime.tasks t ON t.id = j.task_id
- WHERE j.task_id = %(task)s::uuid ORDER BY j.position, j.call
+ WHERE j.task_id = %(task)s::uuid AND (j.call >= -1 OR %(lost)s::boolean) ORDER BY j.position, j.call
 """
 
 
-async def read(conn: Conn, task_id: UUID) -> list[Step]:
-    """Return a task's steps in order."""
+async def read(conn: Conn, task_id: UUID, *, lost: bool = False) -> list[Step]:
+    """Return a task's steps in order; with `lost` also the model calls that were paid for and gave no answer."""
     async with conn.cursor(row_factory=class_row(Step)) as cursor:
-        await cursor.execute(READ, {"task": task_id})
+        await cursor.execute(READ, {"task": task_id, "lost": lost})
         return await cursor.fetchall()
 
 

@@ -252,8 +252,9 @@ WITH retried AS (
     UPDATE runtime.tasks t
        SET status = 'pending', result = NULL, error = NULL, completed_at = NULL, finished_at = NULL, deaths = 0,
            state_version = NULL,
-           definition_version = CASE WHEN NOT %(from_start)s::boolean AND EXISTS (
-               SELECT FROM runtime.journal j WHERE j.task_id = t.id) THEN t.definition_version END
+           tokens_counted = CASE WHEN NOT %(from_start)s::boolean THEN t.tokens_counted END,
+           definition_version = CASE WHEN NOT %(from_start)s AND EXISTS (
+               SELECT FROM runtime.journal j WHERE j.task_id = t.id AND j.call >= -1) THEN t.definition_version END
      WHERE t.id = %(id)s::uuid AND t.status IN ('failed', 'cancelled') AND t.adopted IS NOT TRUE
     RETURNING t.id
 ), forgotten AS (

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from cirkelline.configs import prices
 from cirkelline.runtime import ending
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.patience import first_line
@@ -48,6 +49,7 @@ class OwnWorker:
         self._opened = opened
         self._toolbox = toolbox
         self._environ = environ
+        self._prices = prices.load(opened.settings.prices)
         self._stack = AsyncExitStack()
         self._parts: _Parts | None = None
         self._worker: Worker | None = None
@@ -120,7 +122,7 @@ class OwnWorker:
         from cirkelline.tools.execution import Executor  # noqa: PLC0415
 
         return _Parts(
-            Registry(self._opened.db, self._toolbox, self._environ),
+            Registry(self._opened.db, self._toolbox, self._environ, prices=self._prices),
             await self._stack.enter_async_context(Executor()),
             await self._stack.enter_async_context(ModelPool(self._environ)),
         )

@@ -300,15 +300,19 @@ BEGIN
         DELETE FROM runtime.claims c WHERE c.ctid = ANY (ARRAY(SELECT m.place FROM mine m))
     ), running AS (
         -- What somebody else ended or took away meanwhile stays as they left it.
-        SELECT m.task_id, m.agent_id, m.item, m.outcome, m.ordinal, m.leaves_snapshot, t.session_id, t.user_id, t.place,
+        -- Of what the task has paid for, the agent's stats get what an earlier failure has not given them yet.
+        SELECT m.task_id, m.agent_id, m.outcome, m.ordinal, m.leaves_snapshot, t.session_id, t.user_id, t.place,
+               CASE WHEN t.tokens_counted IS NULL THEN m.item ELSE m.item || jsonb_build_object(
+                   'tokens', greatest((m.item ->> 'tokens')::bigint - t.tokens_counted, 0)) END AS item,
                row_number() OVER (PARTITION BY m.agent_id, m.leaves_snapshot ORDER BY m.ordinal) AS nth
           FROM mine m
-         CROSS JOIN LATERAL (SELECT t.session_id, t.user_id, t.ctid AS place FROM runtime.tasks t
+         CROSS JOIN LATERAL (SELECT t.session_id, t.user_id, t.tokens_counted, t.ctid AS place FROM runtime.tasks t
                               WHERE t.id = m.task_id AND t.status = 'running' LIMIT 1) t
     ), ended AS (
         -- The first run of an agent starts from the latest state, the next from what that one made of it. The greatest
         -- integer is where versions stop counting: somebody else's snapshot may hold it.
-        SELECT r.task_id, r.agent_id, r.session_id, r.user_id, r.item, r.outcome, r.ordinal, r.place, latest.head,
+        SELECT r.task_id, r.agent_id, r.session_id, r.user_id, r.item, r.outcome, r.ordinal, r.place, r.leaves_snapshot,
+               latest.head,
                CASE WHEN r.leaves_snapshot THEN least(latest.version + r.nth, 2147483647)::integer END AS version,
                CASE WHEN r.leaves_snapshot THEN
                    runtime.fold(CASE WHEN r.nth = 1 THEN runtime.as_snapshot(latest.state) END, r.item, state_limit)
@@ -337,8 +341,11 @@ BEGIN
         INSERT INTO runtime.journal (task_id, position, call, attempt, ms, begun, input_tokens, output_tokens, format,
                                      error, kind, name, input_hash, output, operations, citations, cost, waits, until)
         SELECT step.* FROM ended e
-         CROSS JOIN LATERAL runtime.journal_rows(e.task_id, (e.item ->> 'attempt')::integer, e.item -> 'steps') step
-         WHERE e.item ? 'steps' AND e.fold ->> 'problem' IS NULL
+         CROSS JOIN LATERAL runtime.journal_rows(e.task_id, (e.item ->> 'attempt')::integer, CASE
+             -- What was paid for stays on record; an answer that stands in no result has to stand there whole.
+             WHEN e.fold ->> 'problem' IS NULL THEN e.item -> 'steps'
+             ELSE runtime.steps_with_text(e.item -> 'steps', e.item -> 'result' -> 'output') END) step
+         WHERE e.item ? 'steps'
             ON CONFLICT DO NOTHING
     ), spoken AS (
         INSERT INTO runtime.messages (session_id, task_id, user_id, role, content)
@@ -355,7 +362,11 @@ BEGIN
                              'type', 'StateRefused', 'message', e.fold ->> 'problem')) END,
            error = coalesce(e.fold ->> 'problem', e.item ->> 'error'), state_version = e.version,
            completed_at = CASE WHEN e.outcome NOT IN ('waiting', 'pending') THEN now() AT TIME ZONE 'UTC' END,
-           finished_at = CASE WHEN e.outcome NOT IN ('waiting', 'pending') THEN clock_timestamp() END
+           finished_at = CASE WHEN e.outcome NOT IN ('waiting', 'pending') THEN clock_timestamp() END,
+           tokens_counted = CASE
+               WHEN e.leaves_snapshot AND (e.outcome = 'failed' OR e.fold ->> 'problem' IS NOT NULL)
+               THEN coalesce(t.tokens_counted, 0) + coalesce((e.item ->> 'tokens')::bigint, 0)
+               ELSE t.tokens_counted END
       FROM ended e
      WHERE t.ctid = e.place
     RETURNING t.id, t.status::text, t.state_version, t.error;

@@ -4,7 +4,8 @@
 CREATE TABLE IF NOT EXISTS runtime.journal (
     task_id UUID NOT NULL,
     position INTEGER NOT NULL,   -- 0: the context; n: the nth model call of the run
-    call INTEGER NOT NULL,       -- -1: the context or the model's answer; i: the ith tool call of that answer
+    call INTEGER NOT NULL,       -- -1: the context or the model's answer; i: the ith tool call of that answer;
+                                 -- -1 - attempt: what that attempt paid here without getting an answer
     attempt INTEGER NOT NULL,    -- the attempt that wrote it
     ms INTEGER,
     begun TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
@@ -43,6 +44,13 @@ RETURNS TABLE (
            cost NUMERIC, waits JSONB, until TIMESTAMPTZ)
 $$;
 
+-- Steps as they travel, with this text in the place of a reference to the task's result.
+CREATE OR REPLACE FUNCTION runtime.steps_with_text(steps JSONB, said JSONB) RETURNS JSONB LANGUAGE sql STABLE AS $$
+    SELECT jsonb_agg(CASE WHEN s.step #> '{output,in_result}' IS NULL THEN s.step
+                          ELSE jsonb_set(s.step, '{output}', jsonb_build_object('text', said)) END ORDER BY s.place)
+      FROM jsonb_array_elements(steps) WITH ORDINALITY AS s (step, place)
+$$;
+
 -- Write steps of a claimed task. Returns 'written'; 'lost' when the claim is no longer this worker's (nothing is
 -- written); 'there' when one of them had ended already, which stays as it is.
 CREATE OR REPLACE FUNCTION runtime.write_journal(owner UUID, wanted UUID, run_attempt INTEGER, steps JSONB) RETURNS TEXT
@@ -73,20 +81,3 @@ BEGIN
     RETURN CASE WHEN kept = jsonb_array_length(steps) THEN 'written' ELSE 'there' END;
 END
 $$;
-
-CREATE OR REPLACE FUNCTION runtime.forget_journal() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
-        DELETE FROM runtime.journal;
-    ELSE
-        DELETE FROM runtime.journal j USING removed WHERE j.task_id = removed.id;
-    END IF;
-    RETURN NULL;
-END
-$$;
-CREATE OR REPLACE TRIGGER journal_removed AFTER DELETE ON runtime.tasks
-    REFERENCING OLD TABLE AS removed
-    FOR EACH STATEMENT EXECUTE FUNCTION runtime.forget_journal();
-CREATE OR REPLACE TRIGGER journal_emptied AFTER TRUNCATE ON runtime.tasks
-    FOR EACH STATEMENT EXECUTE FUNCTION runtime.forget_journal();

@@ -98,6 +98,8 @@ BEGIN
         PERFORM runtime.finish_tasks(nobody, jsonb_build_array(jsonb_build_object(
             'task', wanted, 'attempt', task.attempt, 'status', 'failed', 'operations', '[]'::jsonb,
             'messages', '[]'::jsonb, 'error', reason,
+            'tokens', (SELECT coalesce(sum(coalesce(j.input_tokens, 0) + coalesce(j.output_tokens, 0)), 0)
+                         FROM runtime.journal j WHERE j.task_id = wanted),
             'result', jsonb_build_object('error', jsonb_build_object('type', 'WorkerDied', 'message', reason)))),
             state_limit);
     END IF;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -194,10 +195,11 @@ async def test_the_last_steps_are_written_with_the_end_of_their_task_or_not_at_a
     assert found.output == {"text": "the end"}
 
 
-async def test_a_run_whose_state_is_refused_leaves_no_last_step(conn: Conn) -> None:
+async def test_a_run_whose_state_is_refused_keeps_the_answer_it_paid_for_in_its_own_words(conn: Conn) -> None:
     claim, fence = await claimed(conn)
     bad = [{"op": "increment", "key": "n", "value": 1}, {"op": "append", "key": "n", "value": 1}]
-    end = claims.Finish(claim.id, claim.attempt, "completed", {"output": "x"}, operations=bad, steps=[answer(1)])
+    last = replace(answer(1), output={"in_result": True})
+    end = claims.Finish(claim.id, claim.attempt, "completed", {"output": "x"}, operations=bad, steps=[last])
     (finished,) = await claims.finish(conn, fence.worker, [end.as_json()], state_limit=65536)
     assert finished.status == "failed"
-    assert await journal.read(conn, claim.id) == []
+    assert [step.output for step in await journal.read(conn, claim.id)] == [{"text": "x"}]

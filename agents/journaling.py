@@ -20,7 +20,7 @@ from uuid import UUID
 
 import structlog
 
-from cirkelline.agents.chat_model import ChatMessage, ToolCall, Usage
+from cirkelline.agents.chat_model import ChatMessage, ToolCall, ToolSchema, Usage
 from cirkelline.agents.steps import Answer, ModelCall, Parked, ToolUse, UseTool
 from cirkelline.configs import errors, wording
 from cirkelline.configs.effects import Effects, OnUnknown
@@ -339,6 +339,11 @@ def hash_conversation(messages: Sequence[ChatMessage]) -> bytes:
             for each in messages
         ]
     )
+
+
+def hash_tools(tools: Sequence[ToolSchema]) -> str:
+    """Return 16 digits for what a model is told about its tools."""
+    return _hash([[each.name, each.description, each.parameters] for each in tools]).hex()[:16]
 
 
 def hash_call(call: ToolCall) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Hashable, Mapping
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from cirkelline.agents import access, local, scripted, weights
 from cirkelline.agents.access import Access
-from cirkelline.agents.chat_model import ChatModel, ModelError
+from cirkelline.agents.chat_model import ChatMessage, ChatModel, ModelError, ToolSchema
 from cirkelline.configs import errors, settings
 from cirkelline.configs.models import Provider
 from cirkelline.configs.schema import ModelSpec
@@ -195,6 +196,21 @@ def _openai_server(where: Access) -> OpenAIServer:
 def _local_server(name: str, environ: Mapping[str, str]) -> local.LocalServer:
     chosen = settings.load_settings(environ)
     return local.LocalServer(weights.where(chosen.home, name), threads=chosen.local_threads)
+
+
+async def request_body(
+    spec: ModelSpec, environ: Mapping[str, str], messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]
+) -> bytes | None:
+    """Return the body of the request that asks a hosted model this, to the byte; None for models that get none.
+
+    Nothing is sent, and no key is needed.
+    """
+    if spec.provider not in {"gemini", "openai"}:
+        return None
+    capturing = await asyncio.to_thread(importlib.import_module, "cirkelline.agents.agno_boundary.capturing")
+    named = spec.model_copy(update={"name": spec.name or _default_name(spec.provider, environ)})
+    body: bytes = await capturing.request_body(named, access.of(spec, environ), messages, tools)
+    return body
 
 
 @contextlib.asynccontextmanager

@@ -12,8 +12,9 @@ from uuid import UUID
 import structlog
 
 from cirkelline.agents.chat_model import ChatMessage
-from cirkelline.agents.journaling import FORMAT, Journal, Recorder
+from cirkelline.agents.journaling import FORMAT, Journal, Recorder, hash_tools
 from cirkelline.agents.run import RunError, RunOutcome, RunRequest, RunStatus
+from cirkelline.agents.steps import schema
 from cirkelline.configs import scalars
 from cirkelline.runtime.registry import Prepared
 from cirkelline.state import journal as journals
@@ -77,6 +78,7 @@ class _Context:
             "state": self.state,
             "last_message": self.last_message,
             "clock": self.clock.isoformat(),
+            **({"tools": hash_tools([schema(tool) for tool in prepared.tools])} if prepared.tools else {}),
         }
         return Step(
             position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=prepared.spec.name, format=FORMAT, output=output

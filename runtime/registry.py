@@ -48,14 +48,15 @@ class Prepared:
     price: Price | None = None
 
 
-def prepared(stored: agents.Definition, resolve: Callable[[ToolSpec], Tool]) -> Prepared:
-    """Return a stored version of an agent with the tools that `resolve` finds.
+def prepared(stored: agents.Definition, resolve: Callable[[ToolSpec], Tool] | None = None) -> Prepared:
+    """Return a stored version of an agent with the tools that `resolve` finds, or without its tools.
 
     Raises: CirkellineError where one is missing; anything else for what another release has stored.
     """
     spec = parse_config(stored.spec)
     model = ModelSpec.model_validate(stored.model)
-    return Prepared(stored.agent_id, stored.version, spec, model, tuple(map(resolve, spec.tools)))
+    tools = tuple(map(resolve, spec.tools)) if resolve else ()
+    return Prepared(stored.agent_id, stored.version, spec, model, tools)
 
 
 @dataclass(frozen=True, slots=True)

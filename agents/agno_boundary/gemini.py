@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agno.metrics import MessageMetrics
@@ -20,9 +20,9 @@ from cirkelline.agents.chat_model import ToolCall
 
 
 class GeminiServer:
-    """Google's models, over one pool of connections; `close` ends it."""
+    """Google's models, over one pool of connections; `close` ends it. `hooks` are httpx's, told of every request."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, hooks: Mapping[str, Any] | None = None) -> None:
         self._access = access
         self._client = genai.Client(
             vertexai=False,  # else GOOGLE_GENAI_USE_VERTEXAI would send the conversation elsewhere, under another account
@@ -31,6 +31,7 @@ class GeminiServer:
                 base_url=access.address,
                 # One attempt; and said so, as the SDK by itself sleeps up to ten seconds and tries a lost connection again.
                 retry_options=types.HttpRetryOptions(attempts=1),
+                async_client_args={"event_hooks": dict(hooks)} if hooks else None,
             ),
         )
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import openai
@@ -25,15 +25,16 @@ _SILENCE_SECONDS = 600.0  # between two chunks; a large prompt on a small machin
 
 
 class OpenAIServer:
-    """A server's models, over one pool of connections; `close` ends it."""
+    """A server's models, over one pool of connections; `close` ends it. `hooks` are httpx's, told of every request."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, hooks: Mapping[str, Any] | None = None) -> None:
         self._access = access
         self._client = openai.AsyncOpenAI(
             api_key=access.key or "none",  # the SDK insists on one; servers without keys ignore it
             base_url=access.address,
             timeout=openai.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
             max_retries=0,  # the SDK's own two retries would be invisible to limits, journal and log
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks=dict(hooks)) if hooks else None,
         )
 
     def model(self, label: str, name: str, temperature: float | None, max_tokens: int | None) -> ProvidedModel:

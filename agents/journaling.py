@@ -89,6 +89,7 @@ class Journal:
     """One attempt's record: what earlier attempts came to, and what this one adds.
 
     `context` is position 0 as this attempt sees it; it is kept with the first step, unless `recorded` begins with one.
+    `lost` is what earlier attempts paid for without an answer.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Journal:
         attempt: int = 1,
         price: Price | None = None,
         recorded: Sequence[Step] = (),
+        lost: Sequence[Step] = (),
     ) -> None:
         self._recorder = recorder
         self._task_id = task_id
@@ -112,7 +114,7 @@ class Journal:
         self._recorded = {(step.position, step.call): step for step in recorded}
         self._unwritten = [] if recorded else [context]
         self._passed = Usage()
-        self._paid = sum(map(_usage, recorded), Usage())
+        self._paid = sum(map(_usage, [*recorded, *lost]), Usage())
         self._warned = False
 
     @property

@@ -53,6 +53,7 @@ class Gathered:
     context: Step
     """Position 0 as this attempt sees it: as it is on record, if anything is."""
     recorded: Sequence[Step]
+    lost: Sequence[Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Record
         state=request.ctx.state,
         context=gathered.context,
         recorded=gathered.recorded,
+        lost=gathered.lost,
     )
     return Begun(
         replace(
@@ -112,7 +114,7 @@ async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Record
 
 async def gather(db: Database, claim: Claim, prepared: Prepared) -> Gathered:
     """Return all that a run depends on: the pinned definition, a snapshot, the session's history, what is on record."""
-    recorded, snapshot = await _recorded(db, claim)
+    recorded, lost, snapshot = await _recorded(db, claim)
     earlier = _Context.of(recorded[0]) if recorded else None
     found = await _history(db, claim, prepared.spec.history.messages, earlier)
     context = earlier or _Context(
@@ -121,24 +123,25 @@ async def gather(db: Database, claim: Claim, prepared: Prepared) -> Gathered:
         clock=datetime.now(UTC).replace(microsecond=0),
     )
     request = _request(claim, prepared, State(snapshot.state["work"] if snapshot else {}))
-    return Gathered(
-        replace(request, messages=_shown(found), clock=context.clock), context.step(claim, prepared), recorded
-    )
+    request = replace(request, messages=_shown(found), clock=context.clock)
+    return Gathered(request, context.step(claim, prepared), recorded, lost)
 
 
-async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], Snapshot | None]:
-    """Return what earlier attempts have left, and the snapshot that the run began with."""
+async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], list[Step], Snapshot | None]:
+    """Return what earlier attempts have left, what they lost, and the snapshot that the run began with."""
     async with db.connection() as conn:
-        recorded = await journals.read(conn, claim.id) if claim.attempt > 1 else []
+        found = await journals.read(conn, claim.id, lost=True) if claim.attempt > 1 else []
+        recorded = [step for step in found if step.call >= ANSWER]
+        lost = [step for step in found if step.call < ANSWER]
         version = _Context.of(recorded[0]).state if recorded else None
         if recorded and version is None:
-            return recorded, None
+            return recorded, lost, None
         if version is not None:
             try:
-                return recorded, await snapshots.get(conn, claim.agent_id, version)
+                return recorded, lost, await snapshots.get(conn, claim.agent_id, version)
             except SnapshotNotFound:  # only tools that are still to come read it
                 log.warning("task.state_gone", version=version, instead="the latest one")
-        return recorded, await snapshots.latest(conn, claim.agent_id)
+        return recorded, lost, await snapshots.latest(conn, claim.agent_id)
 
 
 def _request(claim: Claim, prepared: Prepared, state: State) -> RunRequest:

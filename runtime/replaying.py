@@ -11,7 +11,7 @@ from cirkelline.agents.chat_model import ChatMessage, ToolSchema
 from cirkelline.agents.journaling import hash_tools
 from cirkelline.agents.replaying import Difference, Replay
 from cirkelline.agents.run import RunStatus
-from cirkelline.agents.steps import schema
+from cirkelline.agents.steps import ModelCall, schema
 from cirkelline.configs import scalars, wording
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.schema import AgentSpec, ModelSpec
@@ -164,7 +164,7 @@ def _ending(result: Any) -> tuple[str | None, Any]:
     return (kind if isinstance(kind, str) else None), result.get("output")
 
 
-def _call(made: Replay, position: int | None) -> Any:
+def _call(made: Replay, position: int | None) -> ModelCall:
     difference = made.difference
     wrong = int(difference.step.split(".")[0]) if difference else None
     wanted = position or (made.calls[-1].position if made.calls else 0)

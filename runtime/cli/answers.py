@@ -45,7 +45,14 @@ class Text:
     tone: Tone = "plain"
 
 
-Block: TypeAlias = Table | Facts | Text
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Bytes exactly as they are; a terminal is shown them as text."""
+
+    content: bytes
+
+
+Block: TypeAlias = Table | Facts | Text | Raw
 
 
 @dataclass(frozen=True, slots=True)

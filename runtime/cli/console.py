@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from uuid import UUID
 
 from cirkelline.runtime.cli import display
-from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
+from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Raw, Table, Text, Tone
 
 if TYPE_CHECKING:
     from rich.text import Text as RichText
@@ -27,10 +27,13 @@ _SHORT: Final = 24  # columns; a cell up to here is never folded
 
 def show(answer: Answer, *, as_json: bool) -> None:
     """Write an answer: its document or its blocks on stdout, its complaint on stderr."""
-    if as_json:
-        write_document(answer.document)
-    else:
-        _write("".join(_rendered(block, first=index == 0) for index, block in enumerate(answer.blocks)))
+    match answer.blocks:
+        case _ if as_json:
+            write_document(answer.document)
+        case [Raw(content)] if not on_terminal(sys.stdout):
+            _write_bytes(content)
+        case _:
+            _write("".join(_rendered(block, first=index == 0) for index, block in enumerate(answer.blocks)))
     if answer.complaint:
         complain(answer.complaint)
 
@@ -90,6 +93,13 @@ def _write(text: str, stream: TextIO | None = None) -> None:
     stream.flush()
 
 
+def _write_bytes(content: bytes) -> None:
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed by whoever started us
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+
+
 def _rendered(block: Block, *, first: bool) -> str:
     rich = on_terminal(sys.stdout) and os.environ.get("TERM") != "dumb"
     match block:
@@ -97,6 +107,8 @@ def _rendered(block: Block, *, first: bool) -> str:
             before = "\n" if block.apart and not first else ""
             words = display.safe(block.text).rstrip("\n")
             return before + (_colored(words, block.tone) if rich else words) + "\n"
+        case Raw():
+            return display.safe(block.content.decode("utf-8", "replace")) + "\n"
         case Facts():
             return _facts(block.pairs, rich=rich)
         case Table(rows=[]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -93,3 +94,22 @@ def size(amount: float) -> str:
 def count(amount: int, one: str, many: str | None = None) -> str:
     """Return an amount with its noun: `1 task`, `3 tasks`."""
     return f"{amount} {one if amount == 1 else many or one + 's'}"
+
+
+def money(cost: Decimal | None) -> str:
+    """Return dollars with two digits that say something, `$0.0042`, `$12.30`; `unknown` for None."""
+    if cost is None:
+        return "unknown"
+    return f"${cost:,.{max(2, 1 - cost.adjusted())}f}" if cost else "$0"
+
+
+def paid(cost: Decimal, *, calls: int, unknown: int) -> str:
+    """Return what some calls cost, of which `unknown` ones have no known price: `$0.50 and 2 calls of unknown cost`."""
+    if not unknown:
+        return money(cost)
+    return f"{money(cost)} and {count(unknown, 'call')} of unknown cost" if unknown < calls else money(None)
+
+
+def amount(number: Decimal | None) -> str | None:
+    """Return a number as JSON has it without losing a digit: as text."""
+    return f"{number:f}" if number is not None else None

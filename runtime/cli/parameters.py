@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,6 +70,41 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.replace(".", "", 1).isdigit()
 
 
+class Position(click.ParamType[int]):
+    """The number of a step, from 1; `last` is 0."""
+
+    name = "step"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        if text == "last":
+            return 0
+        if not (text.isascii() and text.isdigit() and 0 < int(text) <= LARGEST):
+            self.fail(f"{text!r} is no step: give a number from 1, and the task before --prompt", param, ctx)
+        return int(text)
+
+
+class Day(click.ParamType[date | None]):
+    """A day in UTC: `2026-03-01`, `30d` for that many days ago, `all` for the first day there is (None)."""
+
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date | None:
+        """Return the day."""
+        text = str(value).strip()
+        if text == "all":
+            return None
+        try:
+            if text.endswith("d") and text[:-1].isascii() and text[:-1].isdigit():
+                return datetime.now(UTC).date() - timedelta(days=int(text[:-1]))
+            return date.fromisoformat(text)
+        except (ValueError, OverflowError):
+            self.fail(f"{text!r} is no day: write 2026-03-01, 30d for 30 days ago, or all", param, ctx)
+
+
 class FileOrFolder(click.ParamType[Path]):
     """A path of any kind; whoever reads it says what is wrong with it."""
 
@@ -101,6 +137,8 @@ NAME: Final = Name()
 TASK_TYPE: Final = Name(100)
 ANY_TEXT: Final = AnyText()
 DURATION: Final = Duration()
+POSITION: Final = Position()
+DAY: Final = Day()
 FILE_OR_FOLDER: Final = FileOrFolder()
 FOLDER: Final = Folder()
 VERSION: Final = click.IntRange(1, LARGEST)

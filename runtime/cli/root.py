@@ -18,6 +18,7 @@ LAZY: Final = {
     "tasks": Lazy(_COMMANDS + "tasks", "Give agents work and see what became of it."),
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
     "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations."),
+    "usage": Lazy(_COMMANDS + "usage", "See what model calls, tokens and money were spent, and by whom."),
     "workers": Lazy(_COMMANDS + "workers", "See which workers are alive."),
     "models": Lazy(_COMMANDS + "models", "See which language models work here, and fetch local ones."),
     "db": Lazy(_COMMANDS + "db", "Reach, migrate and adopt the database."),
@@ -25,7 +26,7 @@ LAZY: Final = {
 }
 SECTIONS: Final = (
     ("Run", ("up", "chat")),
-    ("Look and steer", ("agents", "tasks", "states", "sessions", "workers")),
+    ("Look and steer", ("agents", "tasks", "states", "sessions", "usage", "workers")),
     ("This installation", ("models", "db", "doctor")),
 )
 

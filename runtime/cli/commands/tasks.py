@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -9,7 +10,7 @@ import click
 from cirkelline.runtime.cli import parameters
 from cirkelline.runtime.cli.answers import Work
 from cirkelline.runtime.cli.frame import Group
-from cirkelline.runtime.cli.parameters import DURATION, LIMIT, NAME
+from cirkelline.runtime.cli.parameters import DURATION, FOLDER, LIMIT, NAME
 
 STATUSES: Final = ("pending", "running", "waiting", "completed", "failed", "cancelled")
 
@@ -181,6 +182,45 @@ def resolve(*, task: str, retry: bool, result: str | None, fail: bool, reason: s
     if result is not None:
         return deciding.resolve_result(task, call, inputs.parsed(result, "the result"))
     return deciding.resolve(task, call, again=retry, reason=reason)
+
+
+@command.add("trace", example="cirkelline tasks trace 5f0c7d1e")
+@_task
+@click.option(
+    "--prompt",
+    type=parameters.POSITION,
+    is_flag=False,
+    flag_value="last",
+    metavar="[STEP]",
+    help="Show what the model saw at this step; without a number, at its last call.",
+)
+@click.option("--body", is_flag=True, help="With --prompt: the body of the request that was sent, to the byte.")
+@click.option(
+    "--tools", type=FOLDER, help="With --prompt: folder of the agent's Python tools; by default as `cirkelline up`."
+)
+def trace(task: str, prompt: int | None, tools: Path | None, *, body: bool) -> Work:
+    """Show every step of a task's run, or what its model saw at one of them.
+
+    Steps are numbered by model call: 2 is the second answer, 2.0 the first tool call that it asked for. A step that a
+    later attempt found on record is marked as replayed. Prompts are not stored: they are rebuilt from the record.
+    """
+    from cirkelline.runtime.cli.actions import tracing
+
+    if prompt is None and (body or tools):
+        raise click.UsageError(f"--{'body' if body else 'tools'} goes with --prompt", click.get_current_context())
+    return tracing.trace(task) if prompt is None else tracing.prompt(task, prompt or None, tools, body=body)
+
+
+@command.add("replay", example="cirkelline tasks replay 5f0c7d1e")
+@_task
+def replay(task: str) -> Work:
+    """Run a task once more from its journal alone, and say whether it comes to the same.
+
+    No model is asked, no tool is called, and nothing is written. Exit code 1 if the run comes to something else.
+    """
+    from cirkelline.runtime.cli.actions import tracing
+
+    return tracing.replay(task)
 
 
 @command.add("search", example="cirkelline tasks search invoice march")

@@ -102,7 +102,8 @@ SELECT j.position, j.call, j.kind, j.name, j.format, j.input_hash,
        j.operations, j.error, j.ms, j.input_tokens, j.output_tokens, j.cost, j.waits, j.until,
        j.decision, j.attempt, j.begun
   FROM runtime.journal j LEFT JOIN runtime.tasks t ON t.id = j.task_id
- WHERE j.task_id = %(task)s::uuid AND (j.call >= -1 OR %(lost)s::boolean) ORDER BY j.position, j.call
+ WHERE j.task_id = %(task)s::uuid AND (j.call >= -1 OR %(lost)s::boolean)
+ ORDER BY j.position, j.call >= -1, CASE WHEN j.call < -1 THEN j.attempt ELSE j.call END
 """
 
 

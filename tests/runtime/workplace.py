@@ -222,7 +222,8 @@ class Workplace:
     @asynccontextmanager
     async def working(self, **options: Any) -> AsyncIterator[Worker]:
         """Serve with a worker in this process; at the end it has stopped."""
-        async with composition.open_worker(self.opened, Toolbox(self.tools), {}, **options) as worker:
+        environ = options.pop("environ", {})
+        async with composition.open_worker(self.opened, Toolbox(self.tools), environ, **options) as worker:
             serving = asyncio.create_task(worker.serve())
             try:
                 yield worker

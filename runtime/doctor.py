@@ -15,7 +15,7 @@ from typing import Final
 
 import cirkelline
 from cirkelline.agents import models
-from cirkelline.configs import loading
+from cirkelline.configs import loading, prices
 from cirkelline.configs import settings as environment
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.loading import Loaded
@@ -113,6 +113,17 @@ def _settings(diagnosis: Diagnosis, settings: Settings, environ: Mapping[str, st
     for name, meant in environment.unknown_variables(environ):
         remedy = f"did you mean {meant}?" if meant else "unset it, or look for its name in the README"
         diagnosis.notice("settings", f"{name} is set and means nothing", remedy)
+    if settings.prices is not None:
+        _prices(diagnosis, settings.prices)
+
+
+def _prices(diagnosis: Diagnosis, own: Path) -> None:
+    try:
+        found = prices.load(own).own
+    except CirkellineError as error:
+        diagnosis.is_broken("prices", str(error), "correct it, or unset CIRKELLINE_PRICES: no worker starts with it")
+    else:
+        diagnosis.fine("prices", f"{_count(len(found), 'model')} in {own}, before the list that is shipped")
 
 
 async def _configs(diagnosis: Diagnosis, folder: Path | None, toolbox: Toolbox, environ: Mapping[str, str]) -> None:

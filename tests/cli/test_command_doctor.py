@@ -169,3 +169,16 @@ def test_agent_files_are_checked_where_they_are(cirkelline: Commands, filled: Fi
     assert (result.code, check["verdict"]) == (1, "broken")
     assert f"{folder / 'two.yaml'}:" in check["says"]
     assert check["remedy"] == "`cirkelline agents validate` lists them all"
+
+
+def test_a_price_list_is_read_before_a_worker_stumbles_over_it(
+    cirkelline: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text("models:\n  openai:m: {input: 1, output: 2}\n")
+    monkeypatch.setenv("CIRKELLINE_PRICES", str(path))
+    assert only(cirkelline("doctor", "--json"), "prices")[0] == "fine"
+    path.write_text("models: 3\n")
+    result = cirkelline("doctor", "--json")
+    assert (result.code, only(result, "prices")[0]) == (1, "broken")
+    assert f"{path}:1:9:" in only(result, "prices")[1]

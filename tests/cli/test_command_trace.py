@@ -94,7 +94,8 @@ def test_a_traces_document_holds_all_of_every_step(cirkelline: Commands, folder:
 def test_what_an_earlier_attempt_recorded_is_marked_as_replayed(cirkelline: Commands, folder: Path) -> None:
     task = run(cirkelline, folder, SUM, BROKEN)
     failed = cirkelline("tasks", "trace", task)
-    assert failed.out.splitlines()[-1].startswith("failed at attempt 1: 2 model calls")
+    assert failed.out.splitlines()[-2].startswith("failed at attempt 1: 2 model calls")
+    assert failed.out.splitlines()[-1].startswith("error: turn 2 of ")
     assert "paid without an answer: ModelUnavailable" in failed.out
     assert "replayed" not in failed.out
     cirkelline("tasks", "retry", task)

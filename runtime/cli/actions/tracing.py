@@ -37,12 +37,22 @@ async def trace(reference: str) -> Answer:
     arguments = {place: call["arguments"] for step in steps for place, call in _asked(step)}
     total = _total(steps)
     listed = [_document(step, task, arguments.get((step.position, step.call))) for step in steps]
-    document = {"task": task.id, "agent": task.agent, "status": task.status, "steps": listed, "total": total}
+    document = {
+        "task": task.id,
+        "agent": task.agent,
+        "status": task.status,
+        "error": task.error,
+        "steps": listed,
+        "total": total,
+    }
     if not steps:
         why = _why_none(task)
         return Answer(document | {"why": why}, [Text(f"task {display.short(task.id)} has no steps on record: {why}")])
     rows = [_row(step, task, arguments.get((step.position, step.call))) for step in steps]
-    return Answer(document, [Table(_HEADINGS, rows, ""), Text(_summary(task, total), apart=True)])
+    blocks: list[Block] = [Table(_HEADINGS, rows, ""), Text(_summary(task, total), apart=True)]
+    if task.error:
+        blocks.append(Text(f"error: {display.line(task.error, 500)}", tone="bad"))
+    return Answer(document, blocks)
 
 
 async def _task(conn: Conn, reference: str) -> Task:

@@ -42,9 +42,9 @@ HEAVY = [
 ]
 
 EXPECTED = """
-up chat doctor
+up chat doctor usage
 agents validate|apply|list|show|history|rollback|retire|schema|search|pause|resume
-tasks submit|list|show|wait|cancel|retry|approve|reject|answer|resolve|search
+tasks submit|list|show|wait|cancel|retry|approve|reject|answer|resolve|trace|replay|search
 states list|show|diff|rollback
 workers list
 sessions list|show

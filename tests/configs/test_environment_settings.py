@@ -26,6 +26,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert found == Settings()
     assert found.database_url is None
     assert found.configs is None
+    assert found.prices is None
     assert found.tool_modules == ()
     assert found.tool_role is None
     assert (found.concurrency, found.state_limit, found.lease, found.poll, found.grace) == (8, 65_536, 3.0, 2.0, 30.0)
@@ -51,6 +52,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
             "CIRKELLINE_GRACE": "1m30s",
             "CIRKELLINE_LOCAL_THREADS": "2",
             "CIRKELLINE_LOCAL_MODEL": "7",
+            "CIRKELLINE_PRICES": str(tmp_path / "prices.yaml"),
             "CIRKELLINE_LOG_LEVEL": "DEBUG",
             "CIRKELLINE_LOG_FORMAT": "json",
         }
@@ -69,13 +71,14 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
         grace=90.0,
         local_threads=2,
         local_model="7",
+        prices=tmp_path / "prices.yaml",
         log_level="debug",
         log_format="json",
     )
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 15
+    assert len(Settings.model_fields) == 16
     assert all(variable.description for variable in settings.variables())
 
 

@@ -18,6 +18,7 @@ from cirkelline.agents.run import RunOutcome, RunRequest
 from cirkelline.agents.steps import Answer, ModelCall, ToolUse, UseTool
 from cirkelline.configs import errors, wording
 from cirkelline.configs.schema import ModelSpec
+from cirkelline.state import journal
 from cirkelline.state.journal import ANSWER, CONTEXT, Step
 from cirkelline.tools.execution import ToolResult
 
@@ -87,8 +88,8 @@ class Replay:
         self.seen.add((position, call))
         step = next((each for each in self.recorded if _key(each) == (position, call)), None)
         if step is None or step.output is None:
-            self.ends_at = self.ends_at or f"step {name(position, call)}, {came}"
-            raise RecordEnds(f"step {name(position, call)}, {came}, is not on record")
+            self.ends_at = self.ends_at or f"step {journal.label(position, call)}, {came}"
+            raise RecordEnds(f"step {journal.label(position, call)}, {came}, is not on record")
         return step
 
     def _compare(self, step: Step, digest: bytes, expected: str, came: str) -> None:
@@ -96,13 +97,8 @@ class Replay:
             self.other_formats += 1
         elif step.input_hash != digest:
             # The first only: every conversation after it is another one too.
-            self.difference = self.difference or Difference(name(step.position, step.call), expected, came)
-            raise Differs(f"step {name(step.position, step.call)}: expected {expected}, came {came}")
-
-
-def name(position: int, call: int) -> str:
-    """Return how people call a step: `2` for the second model call, `2.0` for the first tool call of its answer."""
-    return str(position) if call == ANSWER else f"{position}.{call}"
+            self.difference = self.difference or Difference(journal.label(step.position, step.call), expected, came)
+            raise Differs(f"step {journal.label(step.position, step.call)}: expected {expected}, came {came}")
 
 
 def _key(step: Step) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cirkelline.agents import models, replaying
+from cirkelline.agents import models
 from cirkelline.agents.chat_model import ChatMessage, ToolSchema
 from cirkelline.agents.journaling import hash_tools
 from cirkelline.agents.replaying import Difference, Replay
@@ -140,7 +140,7 @@ def _difference(task: Task, made: Replay) -> Difference | None:
     """Return how a run whose steps fit its record ended otherwise."""
     outcome = made.outcome
     if unseen := made.unseen:
-        step = replaying.name(unseen[0].position, unseen[0].call)
+        step = journal.label(unseen[0].position, unseen[0].call)
         return Difference(step, f"{unseen[0].kind} {unseen[0].name}", "the end of the run")
     if outcome is None or made.ends_at is not None:
         ended = made.ends_at is not None and task.status == TaskStatus.COMPLETED

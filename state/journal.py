@@ -23,6 +23,11 @@ LOST: Final = -1
 """Below it, at `LOST - attempt`, stands what an attempt paid at a position without getting an answer."""
 
 
+def label(position: int, call: int) -> str:
+    """Return how people call a step: `2` for the second model call, `2.0` for the first tool call of its answer."""
+    return str(position) if call <= ANSWER else f"{position}.{call}"
+
+
 class Kind(StrEnum):
     """What a step was."""
 

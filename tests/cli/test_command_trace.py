@@ -59,19 +59,13 @@ def test_a_trace_is_one_line_for_each_step_and_one_for_all(cirkelline: Commands,
     result = cirkelline("tasks", "trace", task)
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert [line.split()[:2] for line in lines[1:7]] == [
-        ["0", "context"],
-        ["1", "model"],
-        ["1.0", "tool"],
-        ["2", "model"],
-        ["2.0", "tool"],
-        ["3", "model"],
-    ]
-    assert '→ calculate({"expression": "17 * 23"})' in lines[2]
-    assert "1,200" in lines[2]
+    assert [line.split()[0] for line in lines[1:7]] == ["0", "1", "1.0", "2", "2.0", "3"]
+    assert "context clerk: definition 1, clock 20" in lines[1]
+    assert lines[2].endswith(': → calculate({"expression": "17 * 23"})')
+    assert "1,200 + 34" in lines[2]
     assert "$0.0034" in lines[2]
-    assert '({"expression": "17 * 23"}) → 391' in lines[3]
-    assert '({"amount": 3}) → paid 3' in lines[5]
+    assert lines[3].endswith('tool calculate({"expression": "17 * 23"}) → 391')
+    assert lines[5].endswith('tool pay({"amount": 3}) → paid 3')
     assert "It is paid 3." in lines[6]
     assert lines[-1].startswith("completed at attempt 1: 3 model calls, 2 tool calls, ")
     assert "tokens in" in lines[-1]
@@ -96,7 +90,7 @@ def test_what_an_earlier_attempt_recorded_is_marked_as_replayed(cirkelline: Comm
     failed = cirkelline("tasks", "trace", task)
     assert failed.out.splitlines()[-2].startswith("failed at attempt 1: 2 model calls")
     assert failed.out.splitlines()[-1].startswith("error: turn 2 of ")
-    assert "paid without an answer: ModelUnavailable" in failed.out
+    assert "paid without an answer (ModelUnavailable)" in failed.out
     assert "replayed" not in failed.out
     cirkelline("tasks", "retry", task)
     run(cirkelline, folder, SUM, END, task=task)
@@ -108,7 +102,9 @@ def test_what_an_earlier_attempt_recorded_is_marked_as_replayed(cirkelline: Comm
         ("2", 1, False),
         ("2", 2, False),
     ]
-    assert cirkelline("tasks", "trace", task).out.count("1 (replayed)") == 3
+    out = cirkelline("tasks", "trace", task).out
+    assert out.count("  1 *  ") == 3
+    assert "* replayed: recorded by that attempt" in out
 
 
 def test_a_model_without_a_price_has_an_unknown_cost(
@@ -122,7 +118,7 @@ def test_a_model_without_a_price_has_an_unknown_cost(
             f" cost) VALUES ('{task}', {position}, -1, 1, 1, 'model', 'm', '{{\"text\": \"x\"}}', 5, {cost})"
         )
     out = cirkelline("tasks", "trace", str(task)).out
-    assert out.splitlines()[1].split()[-3:-1] == ["unknown", "1"]
+    assert " 5 + 0   unknown  1 " in out.splitlines()[1]
     assert out.splitlines()[-1].endswith("cost $0.50 and 1 call of unknown cost")
 
 

@@ -18,7 +18,7 @@ from cirkelline.state.connection import Conn
 from cirkelline.state.journal import ANSWER, Kind, Step
 from cirkelline.state.tasks import Task, TaskStatus
 
-_HEADINGS: Final = ("step", "kind", "name", "began", "took", "tokens in", "out", "cost", "attempt", "what")
+_HEADINGS: Final = ("step", "began", "took", "tokens", "cost", "attempt", "what")
 _WHAT: Final = 100
 
 
@@ -48,8 +48,11 @@ async def trace(reference: str) -> Answer:
     if not steps:
         why = _why_none(task)
         return Answer(document | {"why": why}, [Text(f"task {display.short(task.id)} has no steps on record: {why}")])
-    rows = [_row(step, task, arguments.get((step.position, step.call))) for step in steps]
+    days = {display.local(step.begun)[:10] for step in steps}
+    rows = [_row(step, task, arguments.get((step.position, step.call)), dated=len(days) > 1) for step in steps]
     blocks: list[Block] = [Table(_HEADINGS, rows, ""), Text(_summary(task, total), apart=True)]
+    if any(each["replayed"] for each in listed):
+        blocks.append(Text("* replayed: recorded by that attempt, and the latest one got it from the record"))
     if task.error:
         blocks.append(Text(f"error: {display.line(task.error, 500)}", tone="bad"))
     return Answer(document, blocks)
@@ -57,11 +60,6 @@ async def trace(reference: str) -> Answer:
 
 async def _task(conn: Conn, reference: str) -> Task:
     return await tasks.get(conn, await tasks.resolve(conn, reference))
-
-
-def step_name(step: Step) -> str:
-    """Return how people call a step: `2` for the second model call, `2.0` for the first tool call of its answer."""
-    return str(step.position) if step.call <= ANSWER else f"{step.position}.{step.call}"
 
 
 def _asked(step: Step) -> list[tuple[tuple[int, int], Mapping[str, Any]]]:
@@ -77,7 +75,7 @@ def _is_replayed(step: Step, task: Task) -> bool:
 
 def _document(step: Step, task: Task, arguments: str | None) -> dict[str, Any]:
     return {
-        "step": step_name(step),
+        "step": journal.label(step.position, step.call),
         "position": step.position,
         "call": step.call,
         "kind": step.kind,
@@ -101,19 +99,16 @@ def _document(step: Step, task: Task, arguments: str | None) -> dict[str, Any]:
     }
 
 
-def _row(step: Step, task: Task, arguments: str | None) -> Sequence[Cell]:
-    again = " (replayed)" if _is_replayed(step, task) else ""
+def _row(step: Step, task: Task, arguments: str | None, *, dated: bool) -> Sequence[Cell]:
+    is_call = step.kind == Kind.MODEL
     return (
-        step_name(step),
-        step.kind,
-        display.line(step.name, 40),
-        display.local(step.begun),
+        journal.label(step.position, step.call),
+        display.local(step.begun)[0 if dated else 11 :],
         display.span(step.ms / 1000) if step.ms is not None else "-",
-        _number(step.input_tokens),
-        _number(step.output_tokens),
-        display.money(step.cost) if step.kind == Kind.MODEL else "-",
-        f"{step.attempt}{again}",
-        Mark(display.line(_what(step, arguments), _WHAT), _tone(step)),
+        f"{step.input_tokens or 0:,} + {step.output_tokens or 0:,}" if is_call else "-",
+        display.money(step.cost) if is_call else "-",
+        f"{step.attempt}{' *' if _is_replayed(step, task) else ''}",
+        Mark(f"{step.kind} {display.line(step.name, 40)}{display.line(_what(step, arguments), _WHAT)}", _tone(step)),
     )
 
 
@@ -124,18 +119,18 @@ def _tone(step: Step) -> Any:
 
 
 def _what(step: Step, arguments: str | None) -> str:
-    """Return what a step was about: what a tool was given and gave, what a model said and asked for."""
+    """Return what a step was about, after its name: what a tool was given and gave, what a model said and asked for."""
     output = step.output or {}
     if step.kind == Kind.CONTEXT:
         shown = ("definition", "state", "last_message", "clock")
-        return ", ".join(f"{key} {output[key]}" for key in shown if output.get(key) is not None)
+        return ": " + ", ".join(f"{key} {output[key]}" for key in shown if output.get(key) is not None)
     if "lost" in output:
-        return f"paid without an answer: {output['lost']}"
+        return f": paid without an answer ({output['lost']})"
     if step.kind == Kind.MODEL:
         calls = " ".join(f"→ {call['name']}({call['arguments']})" for _, call in _asked(step))
-        return f"{output.get('text') or ''} {calls}".strip()
-    given = f"({display.line(arguments, _WHAT // 2)}) " if arguments is not None else ""
-    return f"{given}→ {_outcome(step)}" + (f" [{_decided(step)}]" if step.decision and step.ended else "")
+        return f": {output.get('text') or ''} {calls}"
+    given = f"({display.line(arguments, _WHAT // 2)})" if arguments is not None else ""
+    return f"{given} → {_outcome(step)}" + (f" [{_decided(step)}]" if step.decision and step.ended else "")
 
 
 def _outcome(step: Step) -> str:
@@ -144,7 +139,8 @@ def _outcome(step: Step) -> str:
         if step.waits is None:
             return "began, and its end is not on record"
         until = f" until {display.local(step.until)}" if step.until else ""
-        return f"waits: {step.waits.get('for')}{until}" + (f", {_decided(step)}" if step.decision else "")
+        asked = f" to {display.line(str(step.waits['question']), 60)!r}" if "question" in step.waits else ""
+        return f"waits: {step.waits.get('for')}{asked}{until}" + (f", {_decided(step)}" if step.decision else "")
     if "end" in output:
         return f"ended the run: {output['end']}"
     return str(output["text"]) if isinstance(output.get("text"), str) else json.dumps(output, ensure_ascii=False)
@@ -191,10 +187,6 @@ def _why_none(task: Task) -> str:
             return "it was completed by something else than a run"
         case _:
             return "it ended before its first model call did"
-
-
-def _number(amount: int | None) -> str:
-    return f"{amount:,}" if amount is not None else "-"
 
 
 def _parsed(text: str) -> Any:

@@ -13,7 +13,7 @@ from marked_tools import Scene, Start
 from recording_server import RecordingServer, said, used
 from workplace import Workplace
 
-from cirkelline.runtime import replaying
+from cirkelline.runtime import deciding, replaying
 from cirkelline.runtime.replaying import NoSuchStep, NothingRecorded, NotRebuilt, Prompt, Report
 from cirkelline.state import tasks
 from cirkelline.tools.toolbox import Toolbox
@@ -314,3 +314,29 @@ async def test_what_cannot_be_rebuilt_is_not_made_up(place: Workplace) -> None:
     for position in (2, 3, None):
         with pytest.raises(NotRebuilt, match="at step 2 this run comes to another conversation"):
             await seen(place, task_id, position)
+
+
+# What waited ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_waited_and_was_decided_comes_to_the_same(place: Workplace, server: RecordingServer) -> None:
+    server.will(used("", ("count", '{"word": "a"}'), ("ask_human", '{"question": "Which?"}')), said("Thank you."))
+    place.tool("shop", TOOLS.format(place=str(place.folder)))
+    tools = [{"python": "shop:count", "approval": True}, "ask_human"]
+    await place.agent("clerk", [], tools=tools, model=openai(server))
+    task_id = await place.submit("clerk")
+    async with place.working():
+        await place.waiting(task_id)
+    waits = await replaying.replay(place.db, await place.task(task_id))
+    assert (waits.difference, waits.steps, waits.ended) == (None, 1, 'step 1.0, count(\'{"word": "a"}\')')
+    assert (await seen(place, task_id)).body == server.bodies[0]
+    async with place.db.connection() as conn:
+        await deciding.reject(conn, task_id, reason="not today")
+        await deciding.answer(conn, task_id, "the blue one")
+    await ended(place, task_id)
+    for position, body in enumerate(server.bodies, 1):
+        assert (await seen(place, task_id, position)).body == body
+    assert b"not today" in server.bodies[1]
+    report = await again(place, task_id)
+    assert (report.difference, report.steps) == (None, 4)
+    assert ran(place) == []

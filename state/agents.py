@@ -15,7 +15,6 @@ from cirkelline.configs.errors import UsageError
 from cirkelline.state import jsonb, tasks
 from cirkelline.state.connection import Conn
 
-
 WORKFLOW: Final = "workflow:"
 """How the handle of a row begins that stands for a workflow (`state.workflows`); no agent's can, as `:` is not allowed."""
 
@@ -98,7 +97,9 @@ SELECT a.id, a.handle, a.name, a.type, a.status, a.config, a.capabilities, a.def
 """
 
 # Workflows have rows of their own here, which are nobody's to talk to, to apply or to check.
-FIND: Final = AGENTS + " WHERE starts_with(a.handle, 'workflow:') IS NOT TRUE ORDER BY a.handle NULLS LAST, a.name, a.id"
+FIND: Final = (
+    AGENTS + " WHERE starts_with(a.handle, 'workflow:') IS NOT TRUE ORDER BY a.handle NULLS LAST, a.name, a.id"
+)
 
 
 async def find(conn: Conn) -> list[Agent]:

@@ -20,7 +20,7 @@ from uuid import UUID
 import structlog
 
 from cirkelline.configs import loading, scalars
-from cirkelline.configs.errors import CirkellineError, UsageError
+from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings, load_settings
 from cirkelline.runtime import applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied
@@ -54,10 +54,6 @@ class TaskUnfinished(CirkellineError, TimeoutError):
     """The task did not end within the time that was given; it goes on."""
 
     exit_code = 3
-
-
-class IsWorkflow(UsageError):
-    """A workflow was addressed as if it were an agent."""
 
 
 class BadAgentFiles(CirkellineError):
@@ -250,12 +246,7 @@ class Runtime:
     async def submit(self, agent: str, input: Any, *, user: str | None = None, type: str = "task") -> Submitted:
         """Put a task in line for an agent; `input` is text, or any JSON. Raises: AgentNotFound."""
         async with self.opened.db.connection() as conn:
-            found = await agents.get(conn, agent)
-            if found.workflow is not None:
-                raise IsWorkflow(
-                    f"{agent} is a workflow, not an agent: `submit_workflow({found.workflow!r}, …)` runs it"
-                )
-            agent_id = found.id
+            agent_id = (await agents.answering(conn, agent)).id
             user_id = (await users.ensure(conn, user)).id if user is not None else None
             task_id = await tasks.submit(
                 conn, agent_id=agent_id, payload={"input": input}, task_type=type, user_id=user_id

@@ -143,6 +143,16 @@ async def get(conn: Conn, reference: str) -> Agent:
     raise AgentNotFound(f"no agent named {reference!r}{meant} (`cirkelline agents list`)")
 
 
+async def answering(conn: Conn, reference: str) -> Agent:
+    """Return an agent that can be talked to or given a task. Raises: AgentNotFound, for a workflow too."""
+    found = await get(conn, reference)
+    if found.workflow is not None:
+        raise AgentNotFound(
+            f"{reference!r} is a workflow, not an agent (`cirkelline workflows run {found.workflow}` runs it)"
+        )
+    return found
+
+
 SEARCH: Final = (
     AGENTS
     + " WHERE runtime.agent_words(a.name) @@ to_tsquery('simple', %(query)s::text)"

@@ -28,7 +28,7 @@ from cirkelline.configs.errors import CirkellineError
 from cirkelline.state import jsonb, transactions
 from cirkelline.state.journal import ANSWER, Kind, Step
 from cirkelline.tools import arguments as tool_arguments
-from cirkelline.tools import contract, failures
+from cirkelline.tools import contract, failures, workflows
 from cirkelline.tools.contract import EndRun, Tool, ToolContext
 from cirkelline.tools.execution import Executor, ToolResult, ToolTimedOut
 from cirkelline.tools.workflows import StepCall, StepFailed
@@ -260,19 +260,14 @@ class _Work:
         )
 
     def _call(self, ctx: ToolContext) -> Awaitable[None] | None:
-        given = self._begin(ctx)
+        given = workflows.call(self._planned.call, ctx)
         if inspect.isawaitable(given):
             return self._finish(given)
         self._keep(given)
         return None
 
     async def _await(self, ctx: ToolContext) -> None:
-        await self._finish(self._begin(ctx))
-
-    def _begin(self, ctx: ToolContext) -> Any:
-        call = self._planned.call
-        keywords = {**call.keywords, "ctx": ctx} if _wants_context(call.function) else call.keywords
-        return call.function(*call.arguments, **keywords)
+        await self._finish(workflows.call(self._planned.call, ctx))
 
     async def _finish(self, given: Awaitable[Any]) -> None:
         self._keep(await given)
@@ -300,7 +295,7 @@ def _planned(position: int, call: StepCall) -> _Planned:
     effects = call.effects or (tool.effects if tool is not None else DEFAULT)
     if call.on_unknown is not None and effects is not Effects.ONCE:
         raise BadStep(f"step {call.name!r} says on_unknown, which is for effects='once', and is {effects.value!r}")
-    if effects is Effects.TRANSACTIONAL and not _wants_context(call.function):
+    if effects is Effects.TRANSACTIONAL and not workflows.wants_context(call.function):
         raise BadStep(
             f"step {call.name!r} is transactional, and its function has no parameter ctx: ToolContext: its SQL goes through"
             " ctx.connection"
@@ -353,13 +348,6 @@ def _returns(call: StepCall) -> pydantic.TypeAdapter[Any] | None:
             f" ({str(error).splitlines()[0]}): return text, numbers, lists, dicts, dataclasses or pydantic models, and have"
             " their types at the top of the module"
         ) from None
-
-
-def _wants_context(function: Any) -> bool:
-    try:
-        return "ctx" in inspect.signature(function).parameters
-    except ValueError:
-        return False
 
 
 def _failure(failure: BaseException) -> dict[str, Any]:

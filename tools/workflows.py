@@ -25,7 +25,8 @@ from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.tools import arguments as tool_arguments
 from cirkelline.tools import docstrings
 from cirkelline.tools.arguments import Arguments, Parameter
-from cirkelline.tools.contract import EffectsWord, OnUnknownWord
+from cirkelline.tools.contract import EffectsWord, OnUnknownWord, ToolContext
+from cirkelline.tools.state import State
 
 WALL: Final = 3600.0
 """Seconds that one attempt at a run may take unless `@workflow(wall=…)` says something else."""
@@ -68,14 +69,40 @@ class StepCall:
 class TakeStep(Protocol):
     """Where steps are taken: by a worker with its journal, or just so."""
 
-    def __call__(self, call: StepCall) -> Awaitable[Any]:
+    def __call__(self, step: StepCall, /) -> Awaitable[Any]:
         """Answer from the record, or call the function and record what it gave."""
         ...
 
 
-async def just_call(call: StepCall) -> Any:
+def wants_context(function: Callable[..., Any]) -> bool:
+    """Whether a step's function has a parameter `ctx`."""
+    return _place_of_context(function) is not None
+
+
+def call(step: StepCall, ctx: ToolContext) -> Any:
+    """Call a step's function, with `ctx` in its place where it wants one; return what it gives, awaitable or not."""
+    place = _place_of_context(step.function)
+    if place is None:
+        return step.function(*step.arguments, **step.keywords)
+    if place < len(step.arguments):
+        return step.function(*step.arguments[:place], ctx, *step.arguments[place:], **step.keywords)
+    return step.function(*step.arguments, **step.keywords, ctx=ctx)
+
+
+def _place_of_context(function: Callable[..., Any]) -> int | None:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # some builtins have none
+        return None
+    if "ctx" not in parameters:
+        return None
+    is_keyword = parameters["ctx"].kind is inspect.Parameter.KEYWORD_ONLY
+    return len(parameters) if is_keyword else list(parameters).index("ctx")
+
+
+async def just_call(step: StepCall) -> Any:
     """Call a step's function and return what it gives: the way without a worker, for tests of a workflow."""
-    given = call.function(*call.arguments, **call.keywords)
+    given = call(step, ToolContext(state=State(), agent="workflow:test", task_id=uuid4()))
     return await given if inspect.isawaitable(given) else given
 
 
@@ -138,7 +165,7 @@ class WorkflowRun:
 
         Raises: StepFailed for whatever the function raised.
         """
-        call = StepCall(
+        step = StepCall(
             name,
             function,
             arguments,
@@ -147,7 +174,7 @@ class WorkflowRun:
             _word("on_unknown", on_unknown, OnUnknown),
             _seconds("timeout", timeout),
         )
-        return await self.take(call)
+        return await self.take(step)
 
 
 @dataclass(frozen=True, slots=True)

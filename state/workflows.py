@@ -171,7 +171,7 @@ FIND: Final = (
     RUNS
     + """ WHERE (%(status)s::text IS NULL OR r.status = %(status)s)
    AND (%(workflow)s::text IS NULL OR r.workflow_name = %(workflow)s
-        OR r.workflow_name LIKE '%%:' || replace(%(workflow)s, '_', '\\_'))
+        OR split_part(r.workflow_name, ':', 2) = %(workflow)s)
  ORDER BY r.id DESC LIMIT %(limit)s::integer
 """
 )

@@ -110,7 +110,7 @@ async def killed_at(scene: WorkflowScene, crew: Crew, points: list[str]) -> Outc
     await crew.fill()
     run_id = await scene.submit("twelve")
     for point in points:
-        await _reached(scene, point)
+        await _reached(scene, before, point)
         await crew.kill_holder(run_id)
         scene.let_go(point)
         await crew.fill()
@@ -139,12 +139,12 @@ async def killed_at(scene: WorkflowScene, crew: Crew, points: list[str]) -> Outc
     )
 
 
-async def _reached(scene: WorkflowScene, point: str) -> None:
+async def _reached(scene: WorkflowScene, before: int, point: str) -> None:
     """Wait until the attempt that runs now is where it is held."""
     where, n = point.split("-")
     word = {"in": "start", "after": "after"}[where]
 
     async def look() -> bool:
-        return f"{word} {n}" in scene.marks[-3:]
+        return f"{word} {n}" in scene.marks[before:][-3:]
 
     await until(look, f"the run at {point}")

@@ -1,83 +1,45 @@
 """The steps of one attempt at a workflow's run: answered from the journal while it lasts, recorded before they return.
 
 A step's row is written when it begins (output NULL) and again when it ends, so that the record says at any moment which
-step is executed. Position n is the nth step of the run; its `call` is -1, its output {"value": …} or {"failed": …}.
+step is executed. Position n is the nth step of the run; its `call` is -1, its output {"value": …} or {"failed": …}. What
+has to be decided before it can end stands in its row too, and is decided as for a tool.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import inspect
-import json
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid5
 
 import pydantic
-import pydantic_core
 import structlog
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from cirkelline.agents.journaling import JournalDiverged, OutcomeUnknown, Recorder
-from cirkelline.configs import scalars, wording
+from cirkelline.agents.steps import Parked
+from cirkelline.configs import wording
 from cirkelline.configs.effects import Effects, OnUnknown
-from cirkelline.configs.errors import CirkellineError
+from cirkelline.runtime import planning
+from cirkelline.runtime.planning import BadStep, Planned, Work
 from cirkelline.state import jsonb, transactions
-from cirkelline.state.journal import ANSWER, Kind, Step
-from cirkelline.tools import arguments as tool_arguments
-from cirkelline.tools import contract, failures, workflows
-from cirkelline.tools.contract import EndRun, Tool, ToolContext
+from cirkelline.state.journal import Kind, Step
+from cirkelline.state.parking import For, Verdict
+from cirkelline.tools import failures
+from cirkelline.tools.contract import EndRun, ToolContext
 from cirkelline.tools.execution import Executor, ToolResult, ToolTimedOut
+from cirkelline.tools.waiting import Wait
 from cirkelline.tools.workflows import StepCall, StepFailed
 
-FORMAT: Final = 1
-"""Of a step's `input_hash` and `output`; counted up with any change to how they are made."""
-DEFAULT: Final = Effects.IDEMPOTENT
-"""A workflow is written to be resumed: what was in flight runs again unless its author says that it must not."""
 LONGEST_NAME: Final = 100  # characters
-LARGEST: Final = 8 * 1024 * 1024  # bytes of JSON that a step may give
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds before a transaction that met another one is tried again."""
-_NO_ARGUMENTS: Final = tool_arguments.build("step", [])
 _VALUE: Final = "value"
 _FAILED: Final = "failed"
 
 log = structlog.get_logger(__name__)
-
-
-class BadStep(CirkellineError):
-    """A workflow asks for a step that cannot be one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """A step about to be taken: its place, the hash of what was asked, and how it may be repeated."""
-
-    position: int
-    call: StepCall
-    digest: bytes
-    effects: Effects
-    on_unknown: OnUnknown
-    returns: pydantic.TypeAdapter[Any] | None
-
-    def step(self, output: Mapping[str, Any] | None, **more: Any) -> Step:
-        return Step(
-            position=self.position,
-            call=ANSWER,
-            kind=Kind.STEP,
-            name=self.call.name,
-            format=FORMAT,
-            input_hash=self.digest,
-            output=output,
-            **more,
-        )
-
-    def read(self, value: Any) -> Any:
-        """Return a recorded value as the type that the function says it returns."""
-        return value if self.returns is None else self.returns.validate_json(jsonb.dumps(value))
 
 
 class Stepper:
@@ -106,7 +68,7 @@ class Stepper:
             self._admit(call)
             self._busy = call.name
             try:
-                return await self._take(_planned(self.taken, call))
+                return await self._take(planning.plan(self.taken, call))
             finally:
                 self._busy = None
         except StepFailed:
@@ -142,29 +104,76 @@ class Stepper:
             )
         self._names.add(name)
 
-    async def _take(self, planned: _Planned) -> Any:
+    async def _take(self, planned: Planned) -> Any:
         found = self._recorded.get(planned.position)
         if found is not None:
             self._compare(found, planned)
-            if found.output is not None:
+            if found.output is None:
+                found = await self._go_on(planned, found)
+            if found is not None:
                 self._ctx.state.replay(found.operations or ())  # type: ignore[arg-type]  # as they were written
                 return self._replayed(planned, found)
-            self._decide(found, planned)
+        elif planned.tool is not None and planned.tool.approval:
+            within = planned.tool.approve_within
+            until = None if within is None else datetime.now(UTC) + timedelta(seconds=within)
+            raise await self._park(planned, {"for": For.APPROVAL, "arguments": planned.shown}, until)
+        return await self._do(planned)
+
+    async def _do(self, planned: Planned) -> Any:
         await self._write(planned.step(None))
         if planned.effects is Effects.TRANSACTIONAL:
             return _outcome(planned, await self._transact(planned))
-        work = _Work(planned)
-        ended = self._ended(planned, work, await self._call(planned, work))
+        work = Work(planned)
+        result = await self._call(planned, work)
+        if work.wait is not None:
+            raise await self._park(planned, _waits(work.wait), work.wait.until, operations=result.operations or None)
+        ended = self._ended(planned, work, result)
         await self._write(ended)
         return _outcome(planned, ended, work.failure)
 
-    def _replayed(self, planned: _Planned, found: Step) -> Any:
+    async def _go_on(self, planned: Planned, found: Step) -> Step | None:
+        """Return how a step ended that an earlier attempt began or parked, None where it has to be done (again)."""
+        if found.waits is None:
+            await self._after_a_crash(planned, found)
+            return None
+        if found.decision is None:
+            raise _parked(found)
+        waited, verdict = For(found.waits["for"]), Verdict(found.decision["verdict"])
+        if verdict in {Verdict.APPROVE, Verdict.RETRY}:
+            return None
+        output = _decided(planned, found, waited, verdict)
+        ended = planned.step(output, error=_FAILED in output, operations=found.operations)
+        await self._write(ended)
+        return ended
+
+    async def _after_a_crash(self, planned: Planned, found: Step) -> None:
+        """Let a step be done again that was in flight when its process died, if it may be; else ask what happened."""
+        repeatable = planned.effects is not Effects.ONCE or planned.on_unknown is OnUnknown.RETRY
+        if repeatable and not found.error:
+            return
+        if planned.on_unknown is OnUnknown.FAIL:
+            raise OutcomeUnknown(
+                f"nobody knows whether step {planned.call.name!r} happened: it had begun when an earlier attempt was cut"
+                " off, and it must not run twice; look, and if everything may be done again:"
+                f" `cirkelline tasks retry {self._ctx.task_id} --from-start`"
+            )
+        approved = {"decided": found.decision} if found.decision else {}
+        raise await self._park(planned, {"for": For.OUTCOME, "arguments": planned.shown} | approved)
+
+    async def _park(
+        self, planned: Planned, waits: Mapping[str, Any], until: datetime | None = None, **more: Any
+    ) -> Parked:
+        step = planned.step(None, waits=waits, until=until, **more)
+        await self._write(step)
+        return _parked(step)
+
+    def _replayed(self, planned: Planned, found: Step) -> Any:
         try:
             return _outcome(planned, found)
         except pydantic.ValidationError:
             raise self._diverged(f"reads what step {found.name!r} gave as another type than it was") from None
 
-    async def _call(self, planned: _Planned, work: _Work, connection: object | None = None) -> ToolResult:
+    async def _call(self, planned: Planned, work: Work, connection: object | None = None) -> ToolResult:
         key = str(uuid5(self._ctx.task_id, f"step {planned.call.name} {planned.digest.hex()}"))
         ctx = replace(self._ctx, idempotency_key=key, lent=connection)
         try:
@@ -173,18 +182,18 @@ class Stepper:
             result = ToolResult("", error=True, ms=0, failure=end)
         return result
 
-    def _ended(self, planned: _Planned, work: _Work, result: ToolResult) -> Step:
+    def _ended(self, planned: Planned, work: Work, result: ToolResult) -> Step:
         if result.failure is None:
             return planned.step({_VALUE: work.value}, ms=result.ms, operations=result.operations or None)
         self._ctx.state.discard({operation["at"] for operation in result.operations})
         work.failure = result.failure
         return planned.step(_failure(result.failure), error=True, ms=result.ms)
 
-    async def _transact(self, planned: _Planned) -> Step:
+    async def _transact(self, planned: Planned) -> Step:
         """Take a step inside a transaction with its record, again while it only collides with somebody else's."""
         began = time.perf_counter()
         for pause in (*_PAUSES, None):
-            work = _Work(planned)
+            work = Work(planned)
             try:
                 async with self._recorder.transaction(plain=not work.tool.is_async) as transaction:
                     result = await self._call(planned, work, transaction.connection)
@@ -210,22 +219,11 @@ class Stepper:
         await self._write(ended)
         return ended
 
-    def _decide(self, found: Step, planned: _Planned) -> None:
-        """Let a step run that an earlier attempt had begun, or not: the one place where a run could wait for a word."""
-        repeatable = planned.effects is not Effects.ONCE or planned.on_unknown is OnUnknown.RETRY
-        if repeatable and not found.error:
-            return
-        raise OutcomeUnknown(
-            f"nobody knows whether step {planned.call.name!r} happened: it had begun when an earlier attempt was cut off,"
-            " and it must not run twice; look, and if everything may be done again:"
-            f" `cirkelline tasks retry {self._ctx.task_id} --from-start`"
-        )
-
-    def _compare(self, found: Step, planned: _Planned) -> None:
+    def _compare(self, found: Step, planned: Planned) -> None:
         if found.name != planned.call.name:
             raise self._diverged(f"came to step {planned.call.name!r} where {found.name!r} is on record")
-        if found.format != FORMAT:
-            log.warning("journal.other_format", recorded=found.format, ours=FORMAT)
+        if found.format != planning.FORMAT:
+            log.warning("journal.other_format", recorded=found.format, ours=planning.FORMAT)
         elif found.input_hash != planned.digest:
             raise self._diverged(f"calls step {found.name!r} with other arguments than those on record")
 
@@ -240,122 +238,50 @@ class Stepper:
         self._unwritten = []
 
 
-class _Work:
-    """A step's function as the executor calls it: `value` is what it gave, as the journal keeps it."""
-
-    def __init__(self, planned: _Planned) -> None:
-        self._planned = planned
-        self.value: Any = None
-        self.failure: Exception | None = None
-        is_async = inspect.iscoroutinefunction(planned.call.function)
-        self.tool = Tool(
-            name=planned.call.name,
-            description="",
-            parameters={},
-            timeout=planned.call.timeout,
-            function=self._await if is_async else self._call,
-            is_async=is_async,
-            wants_context=True,
-            arguments=_NO_ARGUMENTS,
-        )
-
-    def _call(self, ctx: ToolContext) -> Awaitable[None] | None:
-        given = workflows.call(self._planned.call, ctx)
-        if inspect.isawaitable(given):
-            return self._finish(given)
-        self._keep(given)
-        return None
-
-    async def _await(self, ctx: ToolContext) -> None:
-        await self._finish(workflows.call(self._planned.call, ctx))
-
-    async def _finish(self, given: Awaitable[Any]) -> None:
-        self._keep(await given)
-
-    def _keep(self, given: Any) -> None:
-        # Here, in the function's own thread: a value may be large, and what cannot be kept is the step's failure.
-        value = kept(given, f"what step {self._planned.call.name!r} gave")
-        try:
-            self._planned.read(value)
-        except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise BadStep(
-                f"it gave something else than its function says it returns: {first['msg']}"
-                f" (got {wording.shown(first['input'])})"
-            ) from None
-        self.value = value
+def _waits(wait: Wait) -> dict[str, Any]:
+    if not wait.question:
+        return {"for": For.TIME, "result": jsonb.clean_text(wait.result)}
+    choices = [jsonb.clean_text(choice) for choice in wait.choices]
+    question = {"for": For.ANSWER, "question": jsonb.clean_text(wait.question)}
+    return question | ({"choices": choices} if choices else {})
 
 
-def _planned(position: int, call: StepCall) -> _Planned:
-    tool = contract.marked(call.function)
-    if tool is not None and getattr(tool, "approval", False):
-        raise BadStep(
-            f"step {call.name!r} calls {tool.name}, which a person has to approve; no workflow can wait for that"
-        )
-    effects = call.effects or (tool.effects if tool is not None else DEFAULT)
-    if call.on_unknown is not None and effects is not Effects.ONCE:
-        raise BadStep(f"step {call.name!r} says on_unknown, which is for effects='once', and is {effects.value!r}")
-    if effects is Effects.TRANSACTIONAL and not workflows.wants_context(call.function):
-        raise BadStep(
-            f"step {call.name!r} is transactional, and its function has no parameter ctx: ToolContext: its SQL goes through"
-            " ctx.connection"
-        )
-    on_unknown = call.on_unknown or (tool.on_unknown if tool is not None else OnUnknown.ASK)
-    return _Planned(position, call, _digest(call), effects, on_unknown, _returns(call))
+def _parked(step: Step) -> Parked:
+    return Parked(f"step {step.name!r} waits for {(step.waits or {}).get('for')}")
 
 
-def _digest(call: StepCall) -> bytes:
-    what = f"an argument of step {call.name!r}"
-    given = [call.name, [kept(each, what) for each in call.arguments], kept(dict(call.keywords), what)]
-    return hashlib.blake2b(json.dumps(given, sort_keys=True).encode(), digest_size=16).digest()
-
-
-def kept(value: object, what: str) -> Any:
-    """Return a value as it is read back from jsonb, the order of its keys included. Raises: BadStep."""
+def _decided(planned: Planned, found: Step, waited: For, verdict: Verdict) -> dict[str, Any]:
+    """Return what a step came to by a decision."""
+    value = (found.decision or {}).get("value")
+    reason = f": {jsonb.clean_text(str(value))}" if value else ""
+    match waited, verdict:
+        case _, Verdict.FAIL:
+            output = _failed("Failed", f"it failed, as was decided{reason}")
+        case For.APPROVAL, Verdict.REJECT:
+            output = _failed("Rejected", f"it was not approved{reason}")
+        case For.APPROVAL | For.ANSWER, Verdict.EXPIRED:
+            output = _failed("Expired", f"nobody {'approved it' if waited is For.APPROVAL else 'answered'} in time")
+        case For.TIME, _:
+            output = {_VALUE: (found.waits or {}).get("result")}
+        case _:
+            output = {_VALUE: value}
     try:
-        text = jsonb.dumps(pydantic_core.to_jsonable_python(value))
-    except (pydantic_core.PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
-        raise BadStep(
-            f"{what} cannot be written as JSON ({error}): use text, numbers, lists, dicts, dataclasses or pydantic models,"
-            " and bind anything else to the function (a method, functools.partial)"
-        ) from None
-    if len(text) > LARGEST:
-        raise BadStep(
-            f"{what} is {len(text):,} bytes of JSON, over the limit of {LARGEST:,}: keep it elsewhere by a name"
-        )
-    return _ordered(json.loads(text))
-
-
-def _ordered(value: Any) -> Any:
-    # jsonb orders keys by length, then by bytes. A workflow may go through them, and must do the same when it resumes.
-    if scalars.is_mapping(value):
-        return {key: _ordered(value[key]) for key in sorted(value, key=lambda key: (len(key.encode()), key.encode()))}
-    return [_ordered(item) for item in value] if scalars.is_list(value) else value
-
-
-def _returns(call: StepCall) -> pydantic.TypeAdapter[Any] | None:
-    """Return what reads a step's value back as the type that its function says it returns; None for plain JSON."""
-    try:
-        said = inspect.signature(call.function, eval_str=True).return_annotation
-        plain = any(said is each for each in (inspect.Signature.empty, Any, object))
-        return None if plain else pydantic.TypeAdapter(said)
-    except ValueError:  # a builtin, which says nothing
-        return None
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, NameError, TypeError, SyntaxError) as error:
-        name = getattr(call.function, "__name__", "its function")
-        raise BadStep(
-            f"step {call.name!r}: what {name} says it returns cannot be read back from the record"
-            f" ({str(error).splitlines()[0]}): return text, numbers, lists, dicts, dataclasses or pydantic models, and have"
-            " their types at the top of the module"
-        ) from None
+        if _VALUE in output:
+            planned.read(output[_VALUE])
+    except pydantic.ValidationError:
+        return _failed("ResultUnusable", "the result that was given is not what its function says it returns")
+    return output
 
 
 def _failure(failure: BaseException) -> dict[str, Any]:
-    message = failures.told(failure).removeprefix("error: ")
-    return {_FAILED: {"type": type(failure).__name__, "message": jsonb.clean_text(message)}}
+    return _failed(type(failure).__name__, failures.told(failure).removeprefix("error: "))
 
 
-def _outcome(planned: _Planned, step: Step, cause: Exception | None = None) -> Any:
+def _failed(kind: str, message: str) -> dict[str, Any]:
+    return {_FAILED: {"type": kind, "message": jsonb.clean_text(message)}}
+
+
+def _outcome(planned: Planned, step: Step, cause: Exception | None = None) -> Any:
     """Return a recorded step's value. Raises: StepFailed."""
     output = step.output or {}
     match output.get(_FAILED):

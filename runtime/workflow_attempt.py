@@ -12,9 +12,10 @@ from typing import Any, Final
 import structlog
 
 from cirkelline.agents.run import RunError
+from cirkelline.agents.steps import Parked
 from cirkelline.configs import durations
 from cirkelline.configs.errors import CirkellineError
-from cirkelline.runtime import invoking, stepping
+from cirkelline.runtime import invoking, planning
 from cirkelline.runtime.patience import until_answered
 from cirkelline.runtime.recording import Recording
 from cirkelline.runtime.stepping import Stepper
@@ -76,6 +77,8 @@ class Attempt:
         except _Cancelled:
             result = {"error": {"type": "Cancelled", "message": "cancelled"}, "steps": stepper.taken}
             return Finish(claim.id, claim.attempt, "cancelled", result, error="cancelled")
+        except Parked:
+            return Finish(claim.id, claim.attempt, "waiting")
         except Exception as error:  # noqa: BLE001 - the boundary to an author's code: whatever it raises is the outcome
             return invoking.failed(claim.id, claim.attempt, self._told(error), facts={"steps": stepper.taken})
         result = {"output": output, "steps": stepper.taken}
@@ -95,7 +98,7 @@ class Attempt:
         finally:
             stepper.raise_fault()
         stepper.settle()
-        return stepping.kept(output, f"what workflow {workflow.name!r} returned")
+        return planning.kept(output, f"what workflow {workflow.name!r} returned")
 
     async def _begin(self) -> tuple[ToolContext, Step, list[Step]]:
         """Return what the steps are given, the context of the first attempt, and what earlier ones recorded."""
@@ -124,7 +127,7 @@ class Attempt:
         clock = datetime.now(UTC).isoformat()
         output = {"definition": self.claim.definition_version, "state": state, "clock": clock}
         name = self.prepared.label
-        return Step(position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=name, format=stepping.FORMAT, output=output)
+        return Step(position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=name, format=planning.FORMAT, output=output)
 
     def _told(self, error: Exception) -> RunError:
         message = failures.told(error).removeprefix("error: ")

@@ -164,8 +164,8 @@ async def _end(db: Database, task: Task, *, told: bool) -> tuple[Task, str | Non
         pause = min(pause * 1.5, _LONGEST_POLL)
         async with db.connection() as conn:
             task = await tasks.get(conn, task.id)
-            if task.status == TaskStatus.WAITING and _needs_a_person(task, await parking.find(conn, task.id)):
-                return await _explained(conn, task)
+            if task.status == TaskStatus.WAITING and needs_a_person(task, await parking.find(conn, task.id)):
+                return await explained(conn, task)
             if pause == _LONGEST_POLL and not told and task.status == TaskStatus.PENDING:
                 told = True
                 _, why = await explained(conn, task)
@@ -173,7 +173,8 @@ async def _end(db: Database, task: Task, *, told: bool) -> tuple[Task, str | Non
     return task, None
 
 
-def _needs_a_person(task: Task, questions: Sequence[Waiting]) -> bool:
+def needs_a_person(task: Task, questions: Sequence[Waiting]) -> bool:
+    """Whether a parked task goes on only when somebody decides; time alone does not need a person."""
     return (task.deaths or 0) >= DEATHS_ALLOWED or {question.kind for question in questions} != {For.TIME}
 
 

@@ -15,7 +15,7 @@ from cirkelline.runtime import composition, workflows
 from cirkelline.runtime.cli import console, display, failures, opening
 from cirkelline.runtime.cli.actions import tasks as following
 from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
-from cirkelline.state import agents, journal, tasks
+from cirkelline.state import agents, journal, parking, tasks
 from cirkelline.state import workflows as records
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.journal import Kind, Step
@@ -37,12 +37,16 @@ _SHORTENED: Final = 60  # characters
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A run with its task and steps; another program's run has neither. `why` says what it waits for."""
+    """A run with its task and steps; another program's run has neither.
+
+    `why` says what it waits for, and `undecided` that a person has to decide that.
+    """
 
     run: WorkflowRun
     task: Task | None = None
     steps: Sequence[Step] = ()
     why: str | None = None
+    undecided: bool = False
 
 
 def _document(seen: _Seen) -> dict[str, Any]:
@@ -133,7 +137,7 @@ async def _end(db: Database, seen: _Seen, *, told: bool) -> _Seen:
     while True:
         if progress is not None:
             progress.show(seen.steps)
-        if seen.run.ended or (seen.task is not None and seen.task.status == TaskStatus.WAITING):
+        if seen.run.ended or seen.undecided:
             return seen
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_POLL)
@@ -188,7 +192,8 @@ async def _look(conn: Conn, run_id: str) -> _Seen:
     except TaskNotFound:  # removed since, or another program's run
         return _Seen(found)
     steps = [step for step in await journal.read(conn, found.task_id) if step.kind == Kind.STEP]
-    return _Seen(found, task, steps, why)
+    undecided = task.status == TaskStatus.WAITING and following.needs_a_person(task, await parking.find(conn, task.id))
+    return _Seen(found, task, steps, why, undecided)
 
 
 async def find(*, status: str | None, workflow: str | None, limit: int) -> Answer:

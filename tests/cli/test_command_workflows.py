@@ -13,7 +13,7 @@ import pytest
 from command_runs import Commands, Filled, Result
 
 DIGEST = """
-from cirkelline.tools import WorkflowRun, workflow
+from cirkelline.tools import WorkflowRun, tool, workflow
 
 def fetch(folder: str) -> list[str]:
     return [folder + "/a", folder + "/b"]
@@ -27,6 +27,14 @@ def count(pages: list[str]) -> int:
 async def digest(run: WorkflowRun, folder: str = "inbox") -> dict:
     pages = await run.step("fetch", fetch, folder)
     return {"pages": await run.step("count", count, pages)}
+
+@tool(approval=True)
+def send() -> str:
+    return "sent"
+
+@workflow
+async def send_all(run: WorkflowRun) -> str:
+    return await run.step("send", send)
 """
 NO_WORKER = "warning: no worker is running: start one with `cirkelline up`\n"
 
@@ -94,7 +102,7 @@ def test_wrong_use_exits_2_and_leaves_nothing(run: Any, filled: Filled, argument
     assert filled.sql("SELECT count(*) FROM ai.workflow_runs") == [(0,)]
 
 
-def test_wait_ends_with_the_output_the_failure_or_the_time(run: Any, filled: Filled, tools: Path) -> None:
+def test_wait_ends_with_the_output_the_failure_the_question_or_the_time(run: Any, filled: Filled, tools: Path) -> None:
     daemon = [sys.executable, "-m", "cirkelline", "up", "--tools", str(tools)]
     with subprocess.Popen(daemon, cwd=tools.parent, env=os.environ, stderr=subprocess.DEVNULL) as process:
         try:
@@ -103,23 +111,15 @@ def test_wait_ends_with_the_output_the_failure_or_the_time(run: Any, filled: Fil
             failed = run("digest", "--input", '{"folder": "bad"}', "--wait", "--timeout", "60s")
             assert (failed.code, failed.out) == (1, "")
             assert "failed at step 'count': step 'count' failed: ValueError: no counting today" in failed.err
+            parked = run("send_all", "--wait", "--timeout", "60s", "--json")
+            assert (parked.code, parked.document["status"]) == (4, "RUNNING")
+            assert "waits for a decision: a person has to approve send()" in parked.err
         finally:
             process.terminate()
     filled.sql("DELETE FROM runtime.workers")
     late = run("digest", "--wait", "--timeout", "200ms", "--json")
     assert (late.code, late.document["status"]) == (3, "PENDING")
     assert "is still PENDING after 200ms: no worker is running" in late.err
-
-
-def test_wait_for_a_run_that_waits_itself_exits_4(run: Any, filled: Filled) -> None:
-    filled.sql(
-        "CREATE FUNCTION park() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.status := 'waiting';"
-        " NEW.error := 'approve it?'; RETURN NEW; END $$"
-    )
-    filled.sql("CREATE TRIGGER park BEFORE INSERT ON runtime.tasks FOR EACH ROW EXECUTE FUNCTION park()")
-    result = run("digest", "--wait", "--json")
-    assert (result.code, result.document["status"]) == (4, "RUNNING")
-    assert "waits for a decision: approve it?" in result.err
 
 
 def test_list_and_show_say_how_far_each_run_is(run: Any, cirkelline: Commands, tools: Path) -> None:

@@ -64,7 +64,9 @@ def find(name: str, toolbox: Toolbox, known: Sequence[str]) -> tuple[str, Workfl
             if name in known:
                 return name, None
             raise
-    labels = sorted({*toolbox.workflows(name), *(label for label in known if label.endswith(f":{name}"))})
+    labels = toolbox.workflows(name) or [label for label in known if label.endswith(f":{name}")]
+    if len(labels) > 1:
+        labels = [label for label in labels if _is_workflow(label, toolbox)] or labels
     if len(labels) == 1:
         return find(labels[0], toolbox, known)
     if labels:
@@ -74,6 +76,13 @@ def find(name: str, toolbox: Toolbox, known: Sequence[str]) -> tuple[str, Workfl
         f"there is no workflow {wording.shown(name)}{wording.did_you_mean(name, there)}: name a function that is marked"
         ' with @workflow as "module:function", from the tools folder (--tools DIR) or a module in CIRKELLINE_TOOL_MODULES'
     )
+
+
+def _is_workflow(label: str, toolbox: Toolbox) -> bool:
+    try:
+        return bool(resolve(label, toolbox))
+    except WorkflowNotFound:
+        return False
 
 
 async def submit(

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from command_runs import Commands, Filled, Result
 
+from cirkelline.runtime.cli import console
+
 DIGEST = """
 from cirkelline.tools import WorkflowRun, tool, workflow
 
@@ -102,7 +104,9 @@ def test_wrong_use_exits_2_and_leaves_nothing(run: Any, filled: Filled, argument
     assert filled.sql("SELECT count(*) FROM ai.workflow_runs") == [(0,)]
 
 
-def test_wait_ends_with_the_output_the_failure_the_question_or_the_time(run: Any, filled: Filled, tools: Path) -> None:
+def test_wait_ends_with_the_output_the_failure_the_question_or_the_time(
+    run: Any, filled: Filled, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     daemon = [sys.executable, "-m", "cirkelline", "up", "--tools", str(tools)]
     with subprocess.Popen(daemon, cwd=tools.parent, env=os.environ, stderr=subprocess.DEVNULL) as process:
         try:
@@ -111,6 +115,11 @@ def test_wait_ends_with_the_output_the_failure_the_question_or_the_time(run: Any
             failed = run("digest", "--input", '{"folder": "bad"}', "--wait", "--timeout", "60s")
             assert (failed.code, failed.out) == (1, "")
             assert "failed at step 'count': step 'count' failed: ValueError: no counting today" in failed.err
+            with monkeypatch.context() as terminal:
+                terminal.setattr(console, "on_terminal", lambda stream: stream is sys.stderr)
+                shown = run("digest", "--wait", "--timeout", "60s")
+            assert "  1  fetch: completed, " in shown.err
+            assert "  2  count: completed, " in shown.err
             parked = run("send_all", "--wait", "--timeout", "60s", "--json")
             assert (parked.code, parked.document["status"]) == (4, "RUNNING")
             assert "waits for a decision: a person has to approve send()" in parked.err

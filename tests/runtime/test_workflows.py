@@ -526,6 +526,17 @@ async def test_a_name_that_two_modules_have_has_to_be_said_in_full(scene: Workfl
     scene.write("others", DIGEST)
     with pytest.raises(WorkflowNotFound, match="others:digest or reports:digest"):
         await scene.submit("digest")
+    scene.write("others", "def digest() -> None:\n    pass\n")  # of the same name, and no workflow
+    run_id = await scene.submit("digest", {"folder": "x"})
+    assert (await scene.run(run_id))[0] == "reports:digest"
+
+
+async def test_a_workflow_of_another_machine_is_known_by_its_name_once_it_has_run(scene: WorkflowScene) -> None:
+    scene.write("reports", DIGEST)
+    await scene.submit("digest", {"folder": "x"})
+    (scene.place.tools / "reports.py").unlink()
+    for name in ("digest", "reports:digest"):
+        assert (await scene.run(await scene.submit(name, {"folder": "x"})))[0] == "reports:digest"
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from cirkelline.state import jsonb
 from cirkelline.state.journal import ANSWER, Kind, Step
 from cirkelline.tools import arguments as tool_arguments
 from cirkelline.tools import contract, workflows
-from cirkelline.tools.contract import Tool, ToolContext
+from cirkelline.tools.contract import EndRun, Tool, ToolContext
 from cirkelline.tools.waiting import Wait
 from cirkelline.tools.workflows import StepCall
 
@@ -34,6 +35,10 @@ _NO_ARGUMENTS: Final = tool_arguments.build("step", [])
 
 class BadStep(CirkellineError):
     """A workflow asks for a step that cannot be one."""
+
+
+class StepEnded(CirkellineError):
+    """A step's function raised EndRun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Planned:
     def shown(self) -> Any:
         """Its arguments, for a person who decides about it."""
         positional, named = self.given
-        return named if not positional else {**{str(n): each for n, each in enumerate(positional, 1)}, **named}
+        return {**dict(zip(_names(self.call.function, len(positional)), positional, strict=False)), **named}
 
     def step(self, output: Mapping[str, Any] | None, **more: Any) -> Step:
         """Return its row: with `output` None as it begins or waits, else as it ended."""
@@ -95,6 +100,24 @@ def plan(position: int, call: StepCall) -> Planned:
     return Planned(position, call, given, effects, on_unknown, tool, _returns(call))
 
 
+@contextlib.contextmanager
+def _no_end_of_run() -> Generator[None]:
+    """Let EndRun be a failure of the step as any other: whether the run ends is the workflow's to say."""
+    try:
+        yield
+    except EndRun as end:
+        raise StepEnded(str(end)) from end
+
+
+def _names(function: Any, amount: int) -> list[str]:
+    """Return what a function calls its first arguments; their numbers where it does not say."""
+    try:
+        names = [name for name in inspect.signature(function).parameters if name != "ctx"]
+    except ValueError:
+        names = []
+    return [*names, *(str(n + 1) for n in range(len(names), amount))]
+
+
 class Work:
     """A step's function as the executor calls it: `value` is what it gave, as the journal keeps it."""
 
@@ -116,7 +139,8 @@ class Work:
         )
 
     def _call(self, ctx: ToolContext) -> Awaitable[None] | None:
-        given = workflows.call(self._planned.call, ctx)
+        with _no_end_of_run():
+            given = workflows.call(self._planned.call, ctx)
         if inspect.isawaitable(given):
             return self._finish(given)
         self._keep(given)
@@ -126,7 +150,9 @@ class Work:
         await self._finish(workflows.call(self._planned.call, ctx))
 
     async def _finish(self, given: Awaitable[Any]) -> None:
-        self._keep(await given)
+        with _no_end_of_run():
+            value = await given
+        self._keep(value)
 
     def _keep(self, given: Any) -> None:
         if isinstance(given, Wait):

@@ -28,7 +28,7 @@ from cirkelline.state import jsonb, transactions
 from cirkelline.state.journal import Kind, Step
 from cirkelline.state.parking import For, Verdict
 from cirkelline.tools import failures
-from cirkelline.tools.contract import EndRun, ToolContext
+from cirkelline.tools.contract import ToolContext
 from cirkelline.tools.execution import Executor, ToolResult, ToolTimedOut
 from cirkelline.tools.waiting import Wait
 from cirkelline.tools.workflows import StepCall, StepFailed
@@ -176,16 +176,12 @@ class Stepper:
     async def _call(self, planned: Planned, work: Work, connection: object | None = None) -> ToolResult:
         key = str(uuid5(self._ctx.task_id, f"step {planned.call.name} {planned.digest.hex()}"))
         ctx = replace(self._ctx, idempotency_key=key, lent=connection)
-        try:
-            result = await self._executor.call(work.tool, {}, ctx)
-        except EndRun as end:
-            result = ToolResult("", error=True, ms=0, failure=end)
-        return result
+        return await self._executor.call(work.tool, {}, ctx)
 
     def _ended(self, planned: Planned, work: Work, result: ToolResult) -> Step:
         if result.failure is None:
             return planned.step({_VALUE: work.value}, ms=result.ms, operations=result.operations or None)
-        self._ctx.state.discard({operation["at"] for operation in result.operations})
+        self._discard(result)
         work.failure = result.failure
         return planned.step(_failure(result.failure), error=True, ms=result.ms)
 
@@ -193,13 +189,14 @@ class Stepper:
         """Take a step inside a transaction with its record, again while it only collides with somebody else's."""
         began = time.perf_counter()
         for pause in (*_PAUSES, None):
-            work = Work(planned)
+            work, result = Work(planned), None
             try:
                 async with self._recorder.transaction(plain=not work.tool.is_async) as transaction:
                     result = await self._call(planned, work, transaction.connection)
                     ended = self._ended(planned, work, result)
                     if result.failure is None:
-                        return await transaction.commit(ended)
+                        kept = await transaction.commit(ended)
+                        return kept if kept is ended else self._earlier(result, kept)
                     if isinstance(result.failure, ToolTimedOut):
                         transaction.abandon()
                 failure: Exception = result.failure
@@ -210,6 +207,7 @@ class Stepper:
             except Exception as error:
                 if not (transactions.passes(error) or isinstance(error, transactions.TransactionFailed)):
                     raise
+                self._discard(result)
                 failure = error
             if pause is None or not transactions.passes(failure):
                 break
@@ -218,6 +216,16 @@ class Stepper:
         ended = planned.step(_failure(failure), error=True, ms=round((time.perf_counter() - began) * 1000))
         await self._write(ended)
         return ended
+
+    def _earlier(self, result: ToolResult, kept: Step) -> Step:
+        """Return what a commit of ours had kept whose answer was lost."""
+        self._discard(result)
+        self._ctx.state.replay(kept.operations or ())  # type: ignore[arg-type]  # as they were written
+        return kept
+
+    def _discard(self, result: ToolResult | None) -> None:
+        if result is not None:
+            self._ctx.state.discard({operation["at"] for operation in result.operations})
 
     def _compare(self, found: Step, planned: Planned) -> None:
         if found.name != planned.call.name:

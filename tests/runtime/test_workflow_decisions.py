@@ -12,6 +12,7 @@ from workflow_scene import WorkflowScene
 from workplace import Workplace
 
 from cirkelline.runtime import deciding
+from cirkelline.state import parking
 from cirkelline.state.connection import Conn
 from cirkelline.state.journal import Step
 from cirkelline.state.parking import Verdict
@@ -108,7 +109,9 @@ async def test_a_step_that_needs_approval_runs_when_it_is_approved(scene: Workfl
     run_id = await scene.submit("wiring")
     async with scene.place.working():
         assert await parked(scene, run_id) == "approval"
-    assert scene.marks == []
+    async with scene.place.db.connection() as conn:
+        (question,) = await parking.find(conn, run_id)
+    assert (question.name, question.waits["arguments"], scene.marks) == ("wire", {"cents": 500}, [])
     assert (await decided(scene, run_id, lambda conn: deciding.approve(conn, run_id)))["output"] == ["wired", 500]
     assert (await scene.run(run_id))[3] == ["wire"]
 

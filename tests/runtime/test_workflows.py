@@ -373,6 +373,54 @@ async def test_a_transactional_step_that_raises_has_done_nothing(scene: Workflow
     assert await scene.place.rows("SELECT n FROM public.booked") == [(3,)]
 
 
+COLLIDE = """
+CREATE SEQUENCE public.tries;
+CREATE FUNCTION public.collide() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('public.tries') < 3 THEN
+        RAISE EXCEPTION 'could not serialize' USING ERRCODE = '40001';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER collide AFTER INSERT ON public.booked DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION public.collide()
+"""
+
+
+async def test_a_transactional_step_whose_commit_collides_is_done_again_and_counts_once(scene: WorkflowScene) -> None:
+    counting = BOOKS.replace("    if n < 0:", '    ctx.state.increment("booked")\n    if n < 0:')
+    scene.write("books", counting)
+    await scene.place.execute("CREATE TABLE public.booked (n INTEGER)")
+    await scene.place.execute(COLLIDE)
+    assert (await ended(scene, await scene.submit("booking", {"n": 3})))["output"] == 3
+    assert scene.marks == ["book"] * 3
+    assert await scene.place.rows("SELECT n FROM public.booked") == [(3,)]
+    assert await scene.place.value("SELECT state -> 'work' FROM runtime.agent_states") == {"booked": 1}
+
+
+async def test_what_a_failed_step_did_to_the_state_does_not_count(scene: WorkflowScene) -> None:
+    scene.write(
+        "ends",
+        """
+        def end(ctx: ToolContext, how: str) -> None:
+            ctx.state.increment(how)
+            raise EndRun("enough") if how == "end" else ValueError("enough")
+
+        @workflow
+        async def ending(run: WorkflowRun) -> list:
+            kinds = []
+            for how in ("end", "fail"):
+                try:
+                    await run.step(how, end, how)
+                except StepFailed as error:
+                    kinds.append(error.kind)
+            return kinds
+        """,
+    )
+    assert (await ended(scene, await scene.submit("ending")))["output"] == ["StepEnded", "ValueError"]
+    assert await scene.place.value("SELECT state -> 'work' FROM runtime.agent_states") == {}
+
+
 async def test_a_step_that_left_its_transaction_is_never_done_again_by_itself(scene: WorkflowScene) -> None:
     scene.write("books", BOOKS)
     await scene.place.execute("CREATE TABLE public.booked (n INTEGER)")

@@ -32,6 +32,23 @@ def hold(name):
 
 """
 
+DIGEST = """
+def fetch(folder: str) -> list[str]:
+    mark("fetch")
+    return [folder + "/a", folder + "/b"]
+
+async def count(pages: list[str]) -> int:
+    mark("count")
+    if (PLACE / "fail").exists():
+        raise ValueError("no counting today")
+    return len(pages)
+
+@workflow
+async def digest(run: WorkflowRun, folder: str, limit: int = 3) -> dict:
+    pages = await run.step("fetch", fetch, folder)
+    return {"pages": await run.step("count", count, pages), "limit": limit}
+"""
+
 RUN = """
 SELECT workflow_name, status, current_step, steps_completed, input_data, output_data, error_message
   FROM ai.workflow_runs WHERE run_id = %s

@@ -22,14 +22,16 @@ import structlog
 from cirkelline.configs import loading, scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings, load_settings
-from cirkelline.runtime import applying, composition, deciding, logs
+from cirkelline.runtime import applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied
 from cirkelline.runtime.composition import Opened
 from cirkelline.state import agents, parking, tasks, users
+from cirkelline.state import workflows as records
 from cirkelline.state.agents import Agent
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.parking import Waiting
 from cirkelline.state.tasks import Task, TaskStatus
+from cirkelline.state.workflows import WorkflowRun
 from cirkelline.tools.toolbox import Toolbox
 
 _FIRST_LOOK: Final = 0.02
@@ -108,9 +110,27 @@ class Submitted:
         return task
 
 
+@dataclass(frozen=True, slots=True)
+class SubmittedRun(Submitted):
+    """A run of a workflow on its way; its id is its task's."""
+
+    async def record(self) -> WorkflowRun:
+        """Return the run's row in `ai.workflow_runs` as it is now."""
+        async with self._db.connection() as conn:
+            return await records.get(conn, str(self.id))
+
+    async def output(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as `result`
+        """Wait for the end and return what the workflow returned, as JSON. Raises: as `result`."""
+        return _output((await self.result(timeout)).task)
+
+
+def _output(task: Task) -> Any:
+    return task.result.get("output") if scalars.is_mapping(task.result) else task.result
+
+
 def _result(task: Task) -> Result:
     if task.status == TaskStatus.COMPLETED:
-        output = task.result.get("output") if scalars.is_mapping(task.result) else task.result
+        output = _output(task)
         return Result(str(output if output is not None else ""), task.state_version, task)
     kind = TaskCancelled if task.status == TaskStatus.CANCELLED else TaskFailed
     raise kind(f"task {task.id} {task.status}: {task.error or 'no reason was kept'}", task)
@@ -197,6 +217,7 @@ class Runtime:
     opened: Opened
     tasks: Tasks
     agents: Agents
+    toolbox: Toolbox = field(repr=False)
 
     @classmethod
     @asynccontextmanager
@@ -218,19 +239,44 @@ class Runtime:
             logs.configure(chosen, environ)
         async with composition.open_database(chosen, migrate=migrate) as opened:
             toolbox = Toolbox(composition.tools_folder(None, Path(tools) if tools else None), chosen.tool_modules)
-            runtime = cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox))
+            runtime = cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox)
             async with _working(opened, toolbox, environ) if worker else contextlib.nullcontext():
                 yield runtime
 
     async def submit(self, agent: str, input: Any, *, user: str | None = None, type: str = "task") -> Submitted:
         """Put a task in line for an agent; `input` is text, or any JSON. Raises: AgentNotFound."""
         async with self.opened.db.connection() as conn:
-            agent_id = (await agents.get(conn, agent)).id
+            agent_id = (await agents.answering(conn, agent)).id
             user_id = (await users.ensure(conn, user)).id if user is not None else None
             task_id = await tasks.submit(
                 conn, agent_id=agent_id, payload={"input": input}, task_type=type, user_id=user_id
             )
         return Submitted(task_id, self.opened.db)
+
+    async def submit_workflow(
+        self, name: str, input: Mapping[str, Any] | None = None, *, user: str | None = None
+    ) -> SubmittedRun:
+        """Put a run of a workflow in line; `name` is a shipped one's, `module:function`, or the function's alone.
+
+        Raises: WorkflowNotFound, InputInvalid.
+        """
+        db = self.opened.db
+        run_id, _ = await workflows.submit(db, self.toolbox, name, input, user=user)
+        return SubmittedRun(run_id, db)
+
+    async def run_workflow(
+        self,
+        name: str,
+        input: Mapping[str, Any] | None = None,
+        *,
+        user: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the run goes on without us
+    ) -> Any:
+        """Submit a run, wait for its end and return what the workflow returned, as JSON.
+
+        Raises: WorkflowNotFound, InputInvalid; TaskFailed, TaskCancelled; TaskUnfinished after `timeout` seconds.
+        """
+        return await (await self.submit_workflow(name, input, user=user)).output(timeout)
 
     async def cancel(self, task_id: UUID | str) -> str:
         """Cancel a task: 'cancelled' at once, 'asked' when a worker runs it, or the status it had ended with."""

@@ -287,7 +287,11 @@ async def _agents(diagnosis: Diagnosis, db: Database, registry: Registry) -> Non
         # What somebody else put here before us is theirs: it stops nobody, and it is no fault of this installation.
         (diagnosis.notice if agent.adopted else diagnosis.is_broken)("agents", says, remedy)
     for name, reason in registry.refused.items():
-        diagnosis.is_broken("agents", f"agent {name} cannot run on this machine", reason)
+        if name.startswith(agents.WORKFLOW):  # run once somewhere is enough for a row; its code may be elsewhere only
+            says = f"workflow {name.removeprefix(agents.WORKFLOW)} cannot run on this machine"
+            diagnosis.notice("workflows", says, reason)
+        else:
+            diagnosis.is_broken("agents", f"agent {name} cannot run on this machine", reason)
     unchecked = [agent for agent in found if agent.problem is None and agent.definition_version is None]
     if unchecked:
         diagnosis.notice(
@@ -297,5 +301,5 @@ async def _agents(diagnosis: Diagnosis, db: Database, registry: Registry) -> Non
         )
     if not found:
         diagnosis.notice("agents", "there are none yet", "`cirkelline agents apply` takes them from YAML files")
-    elif registry.servable:
-        diagnosis.fine("agents", f"{len(registry.servable)} of {len(found)} can run on this machine")
+    elif servable := {agent.id for agent in found}.intersection(registry.servable):
+        diagnosis.fine("agents", f"{len(servable)} of {len(found)} can run on this machine")

@@ -16,8 +16,10 @@ from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.loading import parse_config
 from cirkelline.configs.prices import Price, Prices
 from cirkelline.configs.schema import AgentSpec, ModelSpec, ToolSpec
-from cirkelline.runtime import applying
+from cirkelline.runtime import applying, workflows
+from cirkelline.runtime.workflows import PreparedWorkflow
 from cirkelline.state import agents
+from cirkelline.state import workflows as records
 from cirkelline.state.connection import Database
 from cirkelline.tools.contract import Tool
 from cirkelline.tools.toolbox import Toolbox
@@ -47,6 +49,11 @@ class Prepared:
     tools: tuple[Tool, ...]
     price: Price | None = None
 
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self.spec.name
+
 
 def prepared(stored: agents.Definition, resolve: Callable[[ToolSpec], Tool] | None = None) -> Prepared:
     """Return a stored version of an agent with the tools that `resolve` finds, or without its tools.
@@ -68,7 +75,7 @@ class _Refusal:
 
 
 class Registry:
-    """The agents as this worker sees them; `refresh` at every poll and whenever agents or tools changed."""
+    """The agents and workflows as this worker sees them; `refresh` at every poll and whenever agents or tools changed."""
 
     def __init__(
         self,
@@ -85,7 +92,7 @@ class Registry:
         self._prices = prices or Prices()
         self._clock = clock
         self._current: dict[UUID, int] = {}
-        self._prepared: dict[Version, Prepared] = {}
+        self._prepared: dict[Version, Prepared | PreparedWorkflow] = {}
         self._refused: dict[Version, _Refusal] = {}
         self._held_back: dict[UUID, _Refusal] = {}
         self._lock = asyncio.Lock()
@@ -111,7 +118,7 @@ class Registry:
     def name(self, agent_id: UUID) -> str:
         """Return an agent's name for a log line; its id as long as it has not been loaded."""
         prepared = self._prepared.get((agent_id, self._current.get(agent_id, 0)))
-        return prepared.spec.name if prepared else str(agent_id)
+        return prepared.name if prepared else str(agent_id)
 
     async def refresh(self, *, again: bool = False, tools_changed: bool = False) -> bool:
         """Check agents that came by plain SQL, then load what is new; return whether more can be served than before.
@@ -132,8 +139,8 @@ class Registry:
             self._say_first()
             return not before.issuperset(self.servable)
 
-    async def get(self, agent_id: UUID, version: int) -> Prepared:
-        """Return a version of an agent, loaded at first sight: a task keeps the version it started with.
+    async def get(self, agent_id: UUID, version: int) -> Prepared | PreparedWorkflow:
+        """Return a version of an agent or a workflow, loaded at first sight: a task keeps the version it started with.
 
         Raises: Unservable, saying what is missing.
         """
@@ -179,11 +186,14 @@ class Registry:
         for stored, outcome in zip(found, await asyncio.to_thread(self._read_all, found), strict=True):
             self._keep(stored, outcome)
 
-    def _read_all(self, found: list[agents.Definition]) -> list[Prepared | str]:
+    def _read_all(self, found: list[agents.Definition]) -> list[Prepared | PreparedWorkflow | str]:
         return [self._read(stored) for stored in found]
 
-    def _read(self, stored: agents.Definition) -> Prepared | str:
+    def _read(self, stored: agents.Definition) -> Prepared | PreparedWorkflow | str:
         try:
+            if (label := records.label_in(stored.spec)) is not None:
+                workflow = workflows.resolve(label, self._toolbox)
+                return PreparedWorkflow(stored.agent_id, stored.version, label, workflow)
             found = prepared(stored, self._toolbox.resolve)
             reason = models.why_not_servable(found.model, self._environ)
         except CirkellineError as error:
@@ -196,10 +206,14 @@ class Registry:
                 return replace(found, price=self._prices.of(found.model.label, at_home=at_home))
         return reason
 
-    def _keep(self, stored: agents.Definition, outcome: Prepared | str) -> None:
+    def _keep(self, stored: agents.Definition, outcome: Prepared | PreparedWorkflow | str) -> None:
         item = (stored.agent_id, stored.version)
         name = str(stored.spec.get("name", stored.agent_id))
         before = self._refused.pop(item, None)
+        if isinstance(outcome, PreparedWorkflow):
+            self._prepared[item] = outcome
+            log.info("workflow.ready", workflow=outcome.label)
+            return
         if isinstance(outcome, Prepared):
             self._prepared[item] = outcome
             if self._loaded and self._current.get(stored.agent_id) == stored.version:
@@ -213,7 +227,7 @@ class Registry:
         if self._loaded:
             return
         self._loaded = True
-        names = sorted(prepared.spec.name for prepared in self._prepared.values())
+        names = sorted(prepared.name for prepared in self._prepared.values() if isinstance(prepared, Prepared))
         if names:
             log.info("agents.ready", amount=len(names), agents=", ".join(names[:SHOWN]))
         elif not self._current:

@@ -21,6 +21,8 @@ from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.recording import Recording
 from cirkelline.runtime.registry import Prepared, Registry, Unservable
 from cirkelline.runtime.streaming import Telling
+from cirkelline.runtime.workflow_attempt import Attempt
+from cirkelline.runtime.workflows import PreparedWorkflow
 from cirkelline.state import claims
 from cirkelline.state.claims import Claim, Finish, Finished
 from cirkelline.state.connection import Database
@@ -80,8 +82,12 @@ class Runner:
         claim = run.claim
         try:
             prepared = await until_answered(lambda: self.registry.get(claim.agent_id, claim.definition_version), "run")
-            structlog.contextvars.bind_contextvars(agent=prepared.spec.name)
-            return await self._invoke(run, prepared, emit)
+            structlog.contextvars.bind_contextvars(agent=prepared.name)
+            log.info("task.started", type=run.claim.task_type, attempt=run.claim.attempt, definition=prepared.version)
+            recording = self._recording(run)
+            if isinstance(prepared, PreparedWorkflow):
+                return await Attempt(self.db, self.executor, recording, run.claim, prepared).run(run.cancel)
+            return await self._invoke(run, prepared, recording, emit)
         except Unservable as reason:
             await self._give_back(run, str(reason))
             return None
@@ -89,12 +95,12 @@ class Runner:
             log.exception("task.broke")
             return invoking.failed(claim.id, claim.attempt, RunError(type(error).__name__, first_line(error)))
 
-    async def _invoke(self, run: Run, prepared: Prepared, emit: events.Emit) -> Finish:
+    def _recording(self, run: Run) -> Recording:
+        fence = Fence(run.owner, run.claim.id, run.claim.attempt)
+        return Recording(self.db, self.connections, fence, user_id=run.claim.user_id)
+
+    async def _invoke(self, run: Run, prepared: Prepared, recording: Recording, emit: events.Emit) -> Finish:
         claim = run.claim
-        log.info("task.started", type=claim.task_type, attempt=claim.attempt, definition=prepared.version)
-        recording = Recording(
-            self.db, self.connections, Fence(run.owner, claim.id, claim.attempt), user_id=claim.user_id
-        )
         begun = await until_answered(lambda: invoking.begin(self.db, claim, prepared, recording), "run")
         if begun.resumed:
             log.info("task.resumed", steps=begun.resumed)

@@ -15,6 +15,9 @@ from cirkelline.configs.errors import UsageError
 from cirkelline.state import jsonb, tasks
 from cirkelline.state.connection import Conn
 
+WORKFLOW: Final = "workflow:"
+"""How the handle of a row begins that stands for a workflow (`state.workflows`); no agent's can, as `:` is not allowed."""
+
 
 class AgentNotFound(UsageError):
     """No agent goes by that name or id."""
@@ -50,6 +53,12 @@ class Agent:
     def label(self) -> str:
         """The name to address it by: its handle, or its id where it has none."""
         return self.handle or str(self.id)
+
+    @property
+    def workflow(self) -> str | None:
+        """The name of the workflow that this row stands for; None for an agent."""
+        is_one = self.handle is not None and self.handle.startswith(WORKFLOW)
+        return self.handle.removeprefix(WORKFLOW) if self.handle and is_one else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +96,14 @@ SELECT a.id, a.handle, a.name, a.type, a.status, a.config, a.capabilities, a.def
   FROM runtime.agents a
 """
 
-FIND: Final = AGENTS + " ORDER BY a.handle NULLS LAST, a.name, a.id"
+# Workflows have rows of their own here, which are nobody's to talk to, to apply or to check.
+FIND: Final = (
+    AGENTS + " WHERE starts_with(a.handle, 'workflow:') IS NOT TRUE ORDER BY a.handle NULLS LAST, a.name, a.id"
+)
 
 
 async def find(conn: Conn) -> list[Agent]:
-    """Return every agent, those with a handle first."""
+    """Return every agent, those with a handle first; workflows are none."""
     async with conn.cursor(row_factory=class_row(Agent)) as cursor:
         await cursor.execute(FIND)
         return await cursor.fetchall()
@@ -113,7 +125,7 @@ BY_REFERENCE: Final = (
     + " WHERE a.handle = %(reference)s::text OR a.id::text = %(reference)s OR a.name = %(reference)s"
     + " ORDER BY a.handle IS NOT DISTINCT FROM %(reference)s DESC, a.id LIMIT 2"
 )
-HANDLES: Final = "SELECT handle FROM runtime.agents WHERE handle IS NOT NULL"
+HANDLES: Final = "SELECT handle FROM runtime.agents WHERE NOT starts_with(handle, 'workflow:')"
 
 
 async def get(conn: Conn, reference: str) -> Agent:
@@ -131,9 +143,20 @@ async def get(conn: Conn, reference: str) -> Agent:
     raise AgentNotFound(f"no agent named {reference!r}{meant} (`cirkelline agents list`)")
 
 
+async def answering(conn: Conn, reference: str) -> Agent:
+    """Return an agent that can be talked to or given a task. Raises: AgentNotFound, for a workflow too."""
+    found = await get(conn, reference)
+    if found.workflow is not None:
+        raise AgentNotFound(
+            f"{reference!r} is a workflow, not an agent (`cirkelline workflows run {found.workflow}` runs it)"
+        )
+    return found
+
+
 SEARCH: Final = (
     AGENTS
-    + " WHERE runtime.agent_words(a.name) @@ to_tsquery('simple', %(query)s::text) ORDER BY a.name LIMIT %(limit)s::integer"
+    + " WHERE runtime.agent_words(a.name) @@ to_tsquery('simple', %(query)s::text)"
+    + " AND starts_with(a.handle, 'workflow:') IS NOT TRUE ORDER BY a.name LIMIT %(limit)s::integer"
 )
 
 
@@ -147,7 +170,10 @@ async def search(conn: Conn, words: str, *, limit: int = 50) -> list[Agent]:
         return await cursor.fetchall()
 
 
-UNCHECKED: Final = AGENTS + " WHERE a.definition_version IS NULL AND a.problem IS NULL ORDER BY a.id"
+UNCHECKED: Final = (
+    AGENTS
+    + " WHERE a.definition_version IS NULL AND a.problem IS NULL AND starts_with(a.handle, 'workflow:') IS NOT TRUE ORDER BY a.id"
+)
 
 
 async def unchecked(conn: Conn) -> list[Agent]:
@@ -157,7 +183,9 @@ async def unchecked(conn: Conn) -> list[Agent]:
         return await cursor.fetchall()
 
 
-UNACCEPTED: Final = AGENTS + " WHERE a.definition_version IS NULL ORDER BY a.id"
+UNACCEPTED: Final = (
+    AGENTS + " WHERE a.definition_version IS NULL AND starts_with(a.handle, 'workflow:') IS NOT TRUE ORDER BY a.id"
+)
 
 
 async def unaccepted(conn: Conn) -> list[Agent]:
@@ -212,7 +240,7 @@ async def definition(conn: Conn, agent_id: UUID, version: int) -> Definition:
 CURRENT: Final = (
     DEFINITIONS
     + " JOIN runtime.agents a ON a.id = d.agent_id AND a.definition_version = d.version"
-    + " WHERE coalesce(a.status, 'idle') NOT IN ('paused', 'retired')"
+    + " WHERE coalesce(a.status, 'idle') NOT IN ('paused', 'retired') AND starts_with(a.handle, 'workflow:') IS NOT TRUE"
 )
 
 
@@ -265,7 +293,7 @@ NAMED: Final = """
 SELECT a.id, a.handle, a.status, a.definition_version, d.source
   FROM runtime.agents a
   LEFT JOIN runtime.definitions d ON d.agent_id = a.id AND d.version = a.definition_version
- WHERE a.handle IS NOT NULL ORDER BY a.handle
+ WHERE NOT starts_with(a.handle, 'workflow:') ORDER BY a.handle
 """
 
 

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     CONTEXT = "context"
     MODEL = "model"
     TOOL = "tool"
+    STEP = "step"  # of a workflow
 
 
 class Written(StrEnum):

@@ -246,7 +246,8 @@ async def cancel(conn: Conn, task_id: UUID) -> str:
     return str(row[0])
 
 
-# What the journal holds was made with the definition the task began with. A step that ended the run is done again.
+# What the journal holds was made with the definition the task began with. A step that ended the run is done again; one of
+# a workflow that failed and was followed by another did not end it.
 RETRY: Final = """
 WITH retried AS (
     UPDATE runtime.tasks t
@@ -259,7 +260,8 @@ WITH retried AS (
     RETURNING t.id
 ), forgotten AS (
     DELETE FROM runtime.journal j USING retried
-     WHERE j.task_id = retried.id AND (%(from_start)s OR j.output ? 'end')
+     WHERE j.task_id = retried.id AND (%(from_start)s OR j.output ? 'end' OR j.output ? 'failed' AND NOT EXISTS (
+           SELECT FROM runtime.journal later WHERE later.task_id = j.task_id AND later.position > j.position))
 )
 SELECT id FROM retried
 """

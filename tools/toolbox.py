@@ -18,9 +18,10 @@ from cirkelline.configs import names, wording
 from cirkelline.configs.effects import Effects
 from cirkelline.configs.errors import UsageError
 from cirkelline.configs.schema import ToolSpec
-from cirkelline.tools import builtins, contract, failures
+from cirkelline.tools import builtins, contract, failures, workflows
 from cirkelline.tools.contract import Tool, ToolDefinitionError
 from cirkelline.tools.folder import PACKAGE, Folder, OutsideFolder
+from cirkelline.tools.workflows import Workflow, WorkflowDefinitionError
 
 LONGEST: Final = 200  # characters of module:function; no file system holds much longer names
 
@@ -68,48 +69,70 @@ class Toolbox:
         raise ToolNotFound(f"there is no built-in tool {wording.shown(name)}{hint} (built in are {known})")
 
     def _function(self, label: str) -> Tool:
-        if not re.fullmatch(names.FUNCTION_PATTERN, label) or len(label) > LONGEST:
-            raise ToolNotFound(f'a Python tool is named "module:function", not {wording.shown(label)}')
-        module_name, _, function_name = label.partition(":")
-        if private := next((part for part in re.split("[.:]", label) if part.startswith("_")), None):
-            raise ToolNotFound(f"tool {label!r} is private: {private!r} begins with _; name a public function")
-        module = self._module(label, module_name)
-        function = self._own(label, module, function_name)
+        function = self._named("tool", label)
         built = self._built.get(label)
         if built is None or built.function is not function:
             built = self._built[label] = _tool(label, function)
         return built
 
-    def _module(self, label: str, name: str) -> ModuleType:
+    def workflow(self, label: str) -> Workflow:
+        """Return the workflow that `module:function` is, under the rule for tools; imports it, so call it off the loop.
+
+        Raises ToolNotFound.
+        """
+        with self._lock:
+            function = self._named("workflow", label)
+        found = workflows.marked(function)
+        if found is None:
+            raise ToolNotFound(
+                f"{label!r} is no workflow: mark it with @workflow (from cirkelline.tools import workflow)"
+            )
+        return found
+
+    def workflows(self, name: str) -> list[str]:
+        """Return every `module:function` of the folder whose function has this name; nothing is imported."""
+        return [label for label in (self._folder.functions() if self._folder else ()) if label.endswith(f":{name}")]
+
+    def _named(self, kind: str, label: str) -> Any:
+        """Return the function of that name, if this worker may call it; `kind` is what the sentences call it."""
+        if not re.fullmatch(names.FUNCTION_PATTERN, label) or len(label) > LONGEST:
+            raise ToolNotFound(f'a Python {kind} is named "module:function", not {wording.shown(label)}')
+        what = f"{kind} {label!r}"
+        module_name, _, function_name = label.partition(":")
+        if private := next((part for part in re.split("[.:]", label) if part.startswith("_")), None):
+            raise ToolNotFound(f"{what} is private: {private!r} begins with _; name a public function")
+        return self._own(what, self._module(what, module_name), function_name)
+
+    def _module(self, what: str, name: str) -> ModuleType:
         # What the operator listed goes first: a file put into the folder must not take its place.
         if name in self._modules:
-            return _loaded(label, name, None)
+            return _loaded(what, name, None)
         if self._folder is None:
-            raise ToolNotFound(self._refusal(label, name))
+            raise ToolNotFound(self._refusal(what, name))
         try:
             file = self._folder.find(name)
         except OutsideFolder as outside:
             raise ToolNotFound(
-                f"tool {label!r} is refused: {outside} is a link out of the tools folder; put the file itself there"
+                f"{what} is refused: {outside} is a link out of the tools folder; put the file itself there"
             ) from None
         except OSError as error:  # a name too long for a file, or a folder this user may not open
-            raise ToolNotFound(f"tool {wording.shown(label)} cannot be loaded: {error.strerror}") from None
+            raise ToolNotFound(f"{what} cannot be loaded: {error.strerror}") from None
         if file is None:
-            raise ToolNotFound(self._refusal(label, name))
-        return _loaded(label, name, self._folder)
+            raise ToolNotFound(self._refusal(what, name))
+        return _loaded(what, name, self._folder)
 
-    def _refusal(self, label: str, name: str) -> str:
+    def _refusal(self, what: str, name: str) -> str:
         known = [*self._modules, *(self._folder.modules() if self._folder else ())]
         if self._folder is None:
             where = "this worker has no tools folder (cirkelline up --tools DIR)"
         else:
             where = f"there is no {name.replace('.', '/')}.py in the tools folder {self._folder.path}"
         return (
-            f"tool {label!r} is not allowed: {where}, and {name!r} is not listed in CIRKELLINE_TOOL_MODULES"
+            f"{what} is not allowed: {where}, and {name!r} is not listed in CIRKELLINE_TOOL_MODULES"
             f"{wording.did_you_mean(name, known) or '; write a function of your own in the folder and name that one'}"
         )
 
-    def _own(self, label: str, module: ModuleType, name: str) -> Any:
+    def _own(self, what: str, module: ModuleType, name: str) -> Any:
         """Return a function that was written in this very module, or marked as a tool wherever it was written."""
         members = vars(module)  # not getattr: a module's __getattr__ answers to any name
         if name not in members:
@@ -117,17 +140,17 @@ class Toolbox:
                 each for each, value in members.items() if _is_written_in(module, value) and not each.startswith("_")
             ]
             hint = wording.did_you_mean(name, own) or (f"; it has {wording.listed(sorted(own)[:10])}" if own else "")
-            raise ToolNotFound(f"tool {label!r} is not there: {_place(module)} has no function {name!r}{hint}")
+            raise ToolNotFound(f"{what} is not there: {_place(module)} has no function {name!r}{hint}")
         found = members[name]
-        if contract.marked(found) is not None or _is_written_in(module, found):
+        if contract.marked(found) or workflows.marked(found) or _is_written_in(module, found):
             return found
         if not inspect.isroutine(found):
             raise ToolNotFound(
-                f"tool {label!r} is refused: {name!r} in {_place(module)} is a {type(found).__name__}, not a function"
+                f"{what} is refused: {name!r} in {_place(module)} is a {type(found).__name__}, not a function"
             )
         origin = str(getattr(found, "__module__", None)).removeprefix(f"{PACKAGE}.")
         raise ToolNotFound(
-            f"tool {label!r} is refused: {name!r} is only imported there, from {origin!r}; "
+            f"{what} is refused: {name!r} is only imported there, from {origin!r}; "
             f"write a function in {_place(module)} that calls it"
         )
 
@@ -179,16 +202,16 @@ def _tool(label: str, function: Any) -> Tool:
         raise ToolNotFound(f"tool {label!r} cannot be used: {error}") from None
 
 
-def _loaded(label: str, name: str, folder: Folder | None) -> ModuleType:
+def _loaded(what: str, name: str, folder: Folder | None) -> ModuleType:
     try:
         return importlib.import_module(name) if folder is None else folder.load(name)
-    except ToolDefinitionError as error:  # raised by @tool; it knows its own place
-        raise ToolNotFound(f"tool {label!r} cannot be loaded: {error}") from None
+    except (ToolDefinitionError, WorkflowDefinitionError) as error:  # they know their own place
+        raise ToolNotFound(f"{what} cannot be loaded: {error}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 (an author's module may raise anything, sys.exit included)
         place = _where(error, folder) or (str(folder.find(name)) if folder else name)
         said = " ".join(failures.told(error).removeprefix("error: ").split())
         remedy = "; install it where the worker runs" if isinstance(error, ModuleNotFoundError) else ""
-        raise ToolNotFound(f"tool {label!r} cannot be loaded: {place}: {said}{remedy}") from None
+        raise ToolNotFound(f"{what} cannot be loaded: {place}: {said}{remedy}") from None
 
 
 def _where(error: BaseException, folder: Folder | None) -> str:

@@ -77,7 +77,7 @@ async def introduce(db: Database, wanted: Wanted, default_user: str, screen: Scr
     """Find the two partners, and create the user at first sight. Raises: AgentNotFound, SessionNotFound, UsageError."""
     name = wanted.user or default_user
     async with db.connection() as conn:
-        named = await agents.get(conn, wanted.agent) if wanted.agent else None  # before a row is made for anybody
+        named = await agents.answering(conn, wanted.agent) if wanted.agent else None  # before a row is made for anybody
         user = await _user(conn, name, screen, create=wanted.session is None)
     session = None
     if wanted.session:

@@ -16,6 +16,7 @@ LAZY: Final = {
     "chat": Lazy(_COMMANDS + "chat", "Talk with an agent in this terminal."),
     "agents": Lazy(_COMMANDS + "agents", "Check, apply and look at agents and their versions."),
     "tasks": Lazy(_COMMANDS + "tasks", "Give agents work and see what became of it."),
+    "workflows": Lazy(_COMMANDS + "workflows", "Run named steps that survive any crash, and follow them."),
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
     "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations."),
     "usage": Lazy(_COMMANDS + "usage", "See what model calls, tokens and money were spent, and by whom."),
@@ -26,7 +27,7 @@ LAZY: Final = {
 }
 SECTIONS: Final = (
     ("Run", ("up", "chat")),
-    ("Look and steer", ("agents", "tasks", "states", "sessions", "usage", "workers")),
+    ("Look and steer", ("agents", "tasks", "workflows", "states", "sessions", "usage", "workers")),
     ("This installation", ("models", "db", "doctor")),
 )
 

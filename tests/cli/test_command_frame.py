@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ EXPECTED = """
 up chat doctor usage
 agents validate|apply|list|show|history|rollback|retire|schema|search|pause|resume
 tasks submit|list|show|wait|cancel|retry|approve|reject|answer|resolve|trace|replay|search
+workflows run|list|show
 states list|show|diff|rollback
 workers list
 sessions list|show
@@ -127,8 +129,8 @@ def test_help_shows_usage_json_and_an_example_that_begins_with_this_command(
 def test_an_example_is_a_command_line_that_parses(path: tuple[str, ...]) -> None:
     command = find(path)
     assert isinstance(command, Command)
-    words = command.example.removeprefix('psql "$(').removesuffix(')"').split(" > ")[0].split('"')
-    arguments = [word for index, part in enumerate(words) for word in ([part] if index % 2 else part.split())]
+    words = command.example.removeprefix('psql "$(').removesuffix(')"').split(" > ")[0]
+    arguments = shlex.split(words)
     assert arguments[: len(path) + 1] == ["cirkelline", *path]
     existing = ["." if argument.endswith("/") else argument for argument in arguments[len(path) + 1 :]]
     command.make_context(" ".join(path), existing)

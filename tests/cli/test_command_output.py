@@ -80,6 +80,10 @@ JSON_COMMANDS = [
     ("states", "rollback", "helper", "1"),
     ("sessions", "list", "--user", "ivo"),
     ("sessions", "show", "SESSION", "--user", "ivo"),
+    ("workflows", "run", "nobodys:work"),
+    ("workflows", "list"),
+    ("workflows", "show", "RUN"),
+    ("workflows", "show", "no-run"),
     ("workers", "list"),
     ("models", "list"),
     ("models", "pull", "nonsense"),
@@ -109,7 +113,8 @@ def scene(filled: Filled, tmp_path: Path) -> dict[str, str]:
     session = filled.session(agent, "ivo", "hello")
     filled.task(agent, "hello \x1b[31m \u202e \ud83d\ude00")
     task = filled.end(agent)
-    return {"SESSION": str(session), "TASK": str(task)[:8], "PENDING": str(filled.task(agent))}
+    filled.sql("INSERT INTO ai.workflow_runs (run_id, workflow_name, status) VALUES ('night-7', 'nightly', 'ODD')")
+    return {"RUN": "night-7", "SESSION": str(session), "TASK": str(task)[:8], "PENDING": str(filled.task(agent))}
 
 
 def test_with_json_stdout_is_one_document_whatever_happens(cirkelline: Commands, scene: dict[str, str]) -> None:

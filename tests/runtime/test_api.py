@@ -64,3 +64,45 @@ async def test_bad_files_apply_nothing(place: Workplace, runtime: Runtime) -> No
     with pytest.raises(BadAgentFiles, match=r"bad\.yaml:1:1"):
         await runtime.agents.apply([good, bad])
     assert await runtime.agents.find() == []
+
+
+ADD = """
+from cirkelline.tools import WorkflowRun, workflow
+
+def add(a: int, b: int) -> int:
+    if b == 0:
+        raise ValueError("nothing to add")
+    return a + b
+
+@workflow
+async def sum_up(run: WorkflowRun, numbers: list[int]) -> dict:
+    total = 0
+    for n in numbers:
+        total = await run.step(f"add {n}", add, total, n)
+    return {"total": total}
+"""
+
+
+async def test_a_workflow_is_run_and_its_output_comes_back_as_json(place: Workplace, runtime: Runtime) -> None:
+    place.tool("sums", ADD)
+    assert await runtime.run_workflow("sum_up", {"numbers": [3, 4]}, timeout=30) == {"total": 7}
+    run = await runtime.submit_workflow("sums:sum_up", {"numbers": [5]}, user="ivo")
+    assert await run.output(timeout=30) == {"total": 5}
+    record = await run.record()
+    assert (record.status, record.steps_completed) == ("COMPLETED", ["add 5"])
+    assert record.user_id == str((await run.get()).user_id)
+    assert record.user_id is not None
+
+
+async def test_a_failed_workflow_raises_with_the_step_and_the_reason(place: Workplace, runtime: Runtime) -> None:
+    place.tool("sums", ADD)
+    with pytest.raises(TaskFailed, match="step 'add 0' failed: ValueError: nothing to add"):
+        await runtime.run_workflow("sum_up", {"numbers": [3, 0]}, timeout=30)
+
+
+async def test_a_workflow_is_no_agent_to_submit_to(place: Workplace, runtime: Runtime) -> None:
+    place.tool("sums", ADD)
+    await runtime.run_workflow("sum_up", {"numbers": []}, timeout=30)
+    with pytest.raises(AgentNotFound, match="is a workflow, not an agent"):
+        await runtime.submit("workflow:sums:sum_up", "hi")
+    assert await runtime.agents.find() == []

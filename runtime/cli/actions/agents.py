@@ -53,7 +53,7 @@ def _document(agent: Agent, definition: Definition | None) -> dict[str, Any]:
 
 
 def _model(definition: Definition | None) -> str | None:
-    if definition is None:
+    if definition is None or not definition.model:  # a workflow has none
         return None
     try:
         return ModelSpec.model_validate(definition.model).label

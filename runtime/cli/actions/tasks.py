@@ -108,9 +108,9 @@ async def submit(agent: str, given: Any, *, task_type: str, wait_for_it: bool, p
     """Put a task in line; say what will keep it from running; wait for its end when asked."""
     async with opening.database(migrate=True) as opened:
         async with opened.db.connection() as conn:
-            found = await agents.get(conn, agent)
+            found = await agents.answering(conn, agent)
             task_id = await tasks.submit(conn, agent_id=found.id, payload={"input": given}, task_type=task_type)
-            obstacle = await _obstacle(conn, found)
+            obstacle = await obstacle_to(conn, found)
             task = await tasks.get(conn, task_id)
         if obstacle:
             console.warn(obstacle)
@@ -122,7 +122,8 @@ async def submit(agent: str, given: Any, *, task_type: str, wait_for_it: bool, p
     return Answer(document(task, obstacle), [Text(said)])
 
 
-async def _obstacle(conn: Conn, agent: Agent) -> str | None:
+async def obstacle_to(conn: Conn, agent: Agent) -> str | None:
+    """Return what keeps an agent's tasks from running at present, or None."""
     return waiting.unfit(agent) or (None if await workers.any_alive(conn) else waiting.NO_WORKER)
 
 
@@ -140,7 +141,7 @@ async def _followed(db: Database, task: Task, patience: float | None, *, told: b
             return _ended(*await _end(db, task, told=told))
     except TimeoutError:
         async with db.connection() as conn:
-            task, why = await _explained(conn, task)
+            task, why = await explained(conn, task)
         if task.ended:
             return _ended(task, None)
         complaint = (
@@ -163,16 +164,17 @@ async def _end(db: Database, task: Task, *, told: bool) -> tuple[Task, str | Non
         pause = min(pause * 1.5, _LONGEST_POLL)
         async with db.connection() as conn:
             task = await tasks.get(conn, task.id)
-            if task.status == TaskStatus.WAITING and _needs_a_person(task, await parking.find(conn, task.id)):
-                return await _explained(conn, task)
+            if task.status == TaskStatus.WAITING and needs_a_person(task, await parking.find(conn, task.id)):
+                return await explained(conn, task)
             if pause == _LONGEST_POLL and not told and task.status == TaskStatus.PENDING:
                 told = True
-                _, why = await _explained(conn, task)
+                _, why = await explained(conn, task)
                 console.note(f"task {display.short(task.id)} is pending: {why}")
     return task, None
 
 
-def _needs_a_person(task: Task, questions: Sequence[Waiting]) -> bool:
+def needs_a_person(task: Task, questions: Sequence[Waiting]) -> bool:
+    """Whether a parked task goes on only when somebody decides; time alone does not need a person."""
     return (task.deaths or 0) >= DEATHS_ALLOWED or {question.kind for question in questions} != {For.TIME}
 
 
@@ -209,14 +211,15 @@ def _content(value: Any) -> Text:
 async def show(reference: str) -> Answer:
     """Show one task in words."""
     async with opening.connected() as conn:
-        task, why = await _explained(conn, await tasks.get(conn, await tasks.resolve(conn, reference)))
+        task, why = await explained(conn, await tasks.get(conn, await tasks.resolve(conn, reference)))
     blocks: list[Block] = [Facts(_facts(task, why)), Text("Input:", apart=True), _content(_input(task.payload))]
     if task.status == TaskStatus.COMPLETED:
         blocks += [Text("Output:", apart=True), _content(_output(task.result))]
     return Answer(document(task, why), blocks)
 
 
-async def _explained(conn: Conn, task: Task) -> tuple[Task, str | None]:
+async def explained(conn: Conn, task: Task) -> tuple[Task, str | None]:
+    """Return the task as it is now, and what it waits for if it has not ended."""
     task = await tasks.get(conn, task.id)
     if task.ended:
         return task, None
@@ -295,7 +298,7 @@ async def retry(reference: str, *, from_start: bool) -> Answer:
         kept = len(await journal.read(conn, task_id))
         task = await tasks.get(conn, task_id)
         agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
-        obstacle = await _obstacle(conn, agent) if agent else None
+        obstacle = await obstacle_to(conn, agent) if agent else None
     if obstacle:
         console.warn(obstacle)
     return Answer(document(task, obstacle), [Text(f"task {display.short(task_id)} is in line again{_where(kept)}")])

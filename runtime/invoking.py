@@ -25,7 +25,7 @@ from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
 from cirkelline.state.sessions import Message
 from cirkelline.state.snapshots import Snapshot, SnapshotNotFound
 from cirkelline.state.tenant import tenant
-from cirkelline.tools.contract import ToolContext
+from cirkelline.tools.contract import Tool, ToolContext
 from cirkelline.tools.state import State
 
 log = structlog.get_logger(__name__)
@@ -72,14 +72,14 @@ class _Context:
         kept = step.output or {}
         return cls(kept.get("state"), kept.get("last_message"), datetime.fromisoformat(kept["clock"]))
 
-    def step(self, claim: Claim, prepared: Prepared) -> Step:
+    def step(self, claim: Claim, prepared: Prepared, tools: Sequence[Tool]) -> Step:
         output = {
             "definition": claim.definition_version,
             "model": prepared.model.label,
             "state": self.state,
             "last_message": self.last_message,
             "clock": self.clock.isoformat(),
-            **({"tools": hash_tools([schema(tool) for tool in prepared.tools])} if prepared.tools else {}),
+            **({"tools": hash_tools([schema(tool) for tool in tools])} if tools else {}),
         }
         return Step(
             position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=prepared.spec.name, format=FORMAT, output=output
@@ -124,7 +124,7 @@ async def gather(db: Database, claim: Claim, prepared: Prepared) -> Gathered:
     )
     request = _request(claim, prepared, State(snapshot.state["work"] if snapshot else {}))
     request = replace(request, messages=_shown(found), clock=context.clock)
-    return Gathered(request, context.step(claim, prepared), recorded, lost)
+    return Gathered(request, context.step(claim, prepared, request.tools), recorded, lost)
 
 
 async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], list[Step], Snapshot | None]:

@@ -123,7 +123,7 @@ async def _make(db: Database, task: Task) -> _Made:
     )
     gathered = await invoking.gather(db, claim, prepared)
     made = await Replay(gathered.recorded).make(gathered.request)
-    return _Made(prepared.spec, prepared.model, gathered.recorded[CONTEXT], made)
+    return _Made(gathered.request.spec, prepared.model, gathered.recorded[CONTEXT], made)
 
 
 async def _definition(db: Database, task: Task) -> agents.Definition:

@@ -203,3 +203,14 @@ def test_a_paused_workflow_says_so(run: Any, cirkelline: Commands) -> None:
     run("digest")
     assert cirkelline("agents", "pause", "workflow:reports:digest").code == 0
     assert "is paused" in run("digest").err
+
+
+def test_a_trace_tells_what_each_step_gave_or_why_it_failed(run: Any, cirkelline: Commands, tools: Path) -> None:
+    done, failed = run("digest", "--json").document["run_id"], run("digest", "--input", '{"folder": "bad"}', "--json")
+    drain(tools)
+    out = cirkelline("tasks", "trace", done).out
+    assert 'step fetch → ["inbox/a", "inbox/b"]' in out
+    assert "step count → 2" in out
+    assert "completed at attempt 1: 2 steps, " in out
+    traced = cirkelline("tasks", "trace", failed.document["run_id"]).out
+    assert "step count → failed: ValueError: no counting today" in traced

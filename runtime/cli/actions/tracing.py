@@ -108,7 +108,7 @@ def _row(step: Step, task: Task, arguments: str | None, *, dated: bool) -> Seque
         f"{step.input_tokens or 0:,} + {step.output_tokens or 0:,}" if is_call else "-",
         display.money(step.cost) if is_call else "-",
         f"{step.attempt}{' *' if _is_replayed(step, task) else ''}",
-        Mark(f"{step.kind} {display.line(step.name, 40)}{display.line(_what(step, arguments), _WHAT)}", _tone(step)),
+        Mark(f"{step.kind} {display.line(display.line(step.name, 40) + _what(step, arguments), _WHAT)}", _tone(step)),
     )
 
 
@@ -141,9 +141,15 @@ def _outcome(step: Step) -> str:
         until = f" until {display.local(step.until)}" if step.until else ""
         asked = f" to {display.line(str(step.waits['question']), 60)!r}" if "question" in step.waits else ""
         return f"waits: {step.waits.get('for')}{asked}{until}" + (f", {_decided(step)}" if step.decision else "")
-    if "end" in output:
-        return f"ended the run: {output['end']}"
-    return str(output["text"]) if isinstance(output.get("text"), str) else json.dumps(output, ensure_ascii=False)
+    match output:
+        case {"end": reason}:
+            return f"ended the run: {reason}"
+        case {"failed": {"message": message}}:
+            return f"failed: {message}"
+        case {"text": str(text)}:
+            return text
+        case _:
+            return json.dumps(output.get("value", output), ensure_ascii=False)
 
 
 def _decided(step: Step) -> str:
@@ -157,6 +163,7 @@ def _total(steps: Sequence[Step]) -> dict[str, Any]:
     return {
         "model_calls": len(calls),
         "tool_calls": sum(step.kind == Kind.TOOL for step in steps),
+        "steps": sum(step.kind == Kind.STEP for step in steps),
         "ms": sum(step.ms or 0 for step in steps),
         "input_tokens": sum(step.input_tokens or 0 for step in calls),
         "output_tokens": sum(step.output_tokens or 0 for step in calls),
@@ -168,9 +175,12 @@ def _total(steps: Sequence[Step]) -> dict[str, Any]:
 def _summary(task: Task, total: Mapping[str, Any]) -> str:
     unknown = total["calls_of_unknown_cost"]
     paid = display.paid(Decimal(total["cost"]), calls=total["model_calls"], unknown=unknown)
+    calls = f"{display.count(total['model_calls'], 'model call')}, {display.count(total['tool_calls'], 'tool call')}"
+    if total["steps"]:  # a workflow's run, which asks no model
+        calls = display.count(total["steps"], "step")
+        return f"{task.status} at attempt {task.attempt or 0}: {calls}, {display.span(total['ms'] / 1000)} of work"
     return (
-        f"{task.status} at attempt {task.attempt or 0}: {display.count(total['model_calls'], 'model call')},"
-        f" {display.count(total['tool_calls'], 'tool call')}, {display.span(total['ms'] / 1000)} of work,"
+        f"{task.status} at attempt {task.attempt or 0}: {calls}, {display.span(total['ms'] / 1000)} of work,"
         f" {total['input_tokens']:,} tokens in, {total['output_tokens']:,} out, cost {paid}"
     )
 

@@ -22,7 +22,20 @@ from uuid import uuid4
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 import psycopg
-from kills import ACCOUNTS, OPENING, PER_TASK, STEPS, Crew, faults, open_bank, ten_tools, transfers
+from kills import (
+    ACCOUNTS,
+    ONCE,
+    ONCE_STEPS,
+    OPENING,
+    PER_TASK,
+    STEPS,
+    Crew,
+    faults,
+    once_tools,
+    open_bank,
+    ten_tools,
+    transfers,
+)
 from marked_tools import TEN, Scene
 from psycopg import conninfo
 from workplace import Workplace
@@ -76,6 +89,24 @@ async def ten(seeds: int) -> dict[str, object]:
     return {"runs": seeds * STEPS, "killed": killed, "in_flight_again": again, "faults": wrong, "s": _since(began)}
 
 
+async def once(seeds: int) -> dict[str, object]:
+    """Kill the run of tools that must not run twice after each of its steps, `seeds` times each."""
+    began, wrong, asked = time.monotonic(), [], 0
+    async with workplace() as place:
+        crew = Crew(place, 2)
+        scene = Scene(place, ONCE, pause=0.02)
+        await scene.prepare()
+        try:
+            for seed in range(seeds):
+                for point in range(ONCE_STEPS):
+                    found, questions = await once_tools(place, crew, scene, point, random.Random(1000 * seed + point))  # noqa: S311 - to be repeated
+                    asked += questions
+                    wrong += [f"seed {seed} point {point}: {fault}" for fault in found]
+        finally:
+            crew.end()
+    return {"runs": seeds * ONCE_STEPS, "killed": crew.killed, "asked": asked, "faults": wrong, "s": _since(began)}
+
+
 async def bank(amount: int, kills: int) -> dict[str, object]:
     """Make transfers while workers are killed."""
     began = time.monotonic()
@@ -108,7 +139,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     given = parser.parse_args()
     if given.seeds:
-        print(json.dumps({"ten_tools": asyncio.run(ten(given.seeds))}))  # noqa: T201 - its result
+        print(json.dumps({"ten_tools": asyncio.run(ten(given.seeds))}), flush=True)  # noqa: T201 - its result
+        print(json.dumps({"once_tools": asyncio.run(once(given.seeds))}), flush=True)  # noqa: T201 - its result
     if given.transfers:
         print(json.dumps({"transfers": asyncio.run(bank(given.transfers, given.kills))}))  # noqa: T201 - its result
 

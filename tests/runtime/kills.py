@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import signal
 import time
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from marked_tools import TEN, TEN_WORK, Scene
-from workplace import Daemon, Workplace, kill
+from workplace import Daemon, Workplace, kill, until
 
+from cirkelline.runtime import deciding
 from cirkelline.state import journal
+from cirkelline.state.parking import Verdict
 
 STEPS = 2 * len(TEN) + 1  # ten tool calls, and the model before, between and after them
 OPENING = 1000
@@ -100,10 +103,7 @@ async def ten_tools(place: Workplace, crew: Crew, scene: Scene, point: int, chan
     await place.execute("UPDATE runtime.agent_heads SET version = 0")
     await crew.fill()
     task_id = await place.submit("ten")
-    recorded = "SELECT count(*) FROM runtime.journal WHERE task_id = %s AND call >= -1 AND position > 0"
-    deadline = time.monotonic() + 30
-    while await place.value(recorded, task_id) < point and time.monotonic() < deadline:  # noqa: ASYNC110 - a row in a table
-        await asyncio.sleep(0.001)
+    await _reaches(place, task_id, point)
     await asyncio.sleep(chance.uniform(0, 0.03))
     kept = [row async for row in _steps(place, task_id)]
     await crew.kill_holder(task_id)
@@ -118,6 +118,14 @@ async def ten_tools(place: Workplace, crew: Crew, scene: Scene, point: int, chan
         starts,
         sum(1 for row in kept if row not in after),
     )
+
+
+async def _reaches(place: Workplace, task_id: UUID, point: int) -> None:
+    """Wait until a task has so many steps on record, or has ended."""
+    recorded = "SELECT count(*) FROM runtime.journal WHERE task_id = %s AND call >= -1 AND position > 0"
+    deadline = time.monotonic() + 30
+    while await place.value(recorded, task_id) < point and time.monotonic() < deadline:  # noqa: ASYNC110 - a row in a table
+        await asyncio.sleep(0.001)
 
 
 async def _steps(place: Workplace, task_id: UUID):  # type: ignore[no-untyped-def]
@@ -135,6 +143,43 @@ def faults(outcome: Outcome) -> list[str]:
     again = sum(outcome.starts.values()) - len(TEN)
     found += [] if 0 <= again <= outcome.killed and len(outcome.starts) == len(TEN) else [f"starts {outcome.starts}"]
     return found + ([f"{outcome.repeated_models} recorded steps made again"] if outcome.repeated_models else [])
+
+
+ONCE = ["pay"] * 5
+ONCE_STEPS = 2 * len(ONCE) + 1
+
+
+async def once_tools(
+    place: Workplace, crew: Crew, scene: Scene, point: int, chance: random.Random
+) -> tuple[list[str], int]:
+    """Run five tools that must not run twice, killed after the `point`th step on record.
+
+    Return what went wrong, and how often somebody was asked what happened: told that it did, half of the time, and else
+    that it did not.
+    """
+    before, asked = len(scene.marks), 0
+    await crew.fill()
+    task_id = await place.submit("ten")
+    await _reaches(place, task_id, point)
+    await asyncio.sleep(chance.uniform(0, 0.03))
+    await crew.kill_holder(task_id)
+    allowed = Counter(f"pay {n}" for n in range(len(ONCE)))
+    while True:
+        state = "SELECT status FROM runtime.tasks WHERE id = %s AND status NOT IN ('pending', 'running')"
+        ((status,),) = await until(functools.partial(place.rows, state, task_id), f"the end of {task_id}")
+        if status != "waiting":
+            break
+        (question,) = await place.waiting(task_id)
+        asked += 1
+        again, call = chance.random() < 0.5, f"pay {question.waits['arguments']['n']}"
+        allowed[call] += again
+        verdict, value = (Verdict.RETRY, None) if again else (Verdict.RESULT, call.replace("pay", "paid"))
+        async with place.db.connection() as conn:
+            await deciding.outcome(conn, task_id, verdict, value=value)
+    task = await place.task(task_id)
+    starts = Counter(line.removeprefix("start ") for line in scene.marks[before:] if line.startswith("start "))
+    found = [] if task.result.get("output") == "done: paid 4" else [f"output {task.result}"]
+    return found + ([f"starts {starts}, allowed {allowed}"] if starts - allowed else []), asked
 
 
 @dataclass(frozen=True)

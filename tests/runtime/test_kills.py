@@ -6,7 +6,20 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from kills import ACCOUNTS, OPENING, PER_TASK, STEPS, Crew, faults, open_bank, ten_tools, transfers
+from kills import (
+    ACCOUNTS,
+    ONCE,
+    ONCE_STEPS,
+    OPENING,
+    PER_TASK,
+    STEPS,
+    Crew,
+    faults,
+    once_tools,
+    open_bank,
+    ten_tools,
+    transfers,
+)
 from marked_tools import TEN, Scene
 from workplace import Workplace
 
@@ -25,6 +38,15 @@ async def test_a_ten_tool_run_killed_at_random_repeats_nothing_on_record(place: 
     for point in chance.sample(range(STEPS), 3):
         outcome = await ten_tools(place, crew, scene, point, chance)
         assert faults(outcome) == [], f"killed after {point} steps"
+
+
+async def test_a_tool_that_must_not_run_twice_does_not_however_it_is_killed(place: Workplace, crew: Crew) -> None:
+    scene = Scene(place, ONCE, pause=0.02)
+    await scene.prepare()
+    chance = random.Random(11)  # noqa: S311 - as above
+    for point in chance.sample(range(ONCE_STEPS), 3):
+        found, _ = await once_tools(place, crew, scene, point, chance)
+        assert found == [], f"killed after {point} steps"
 
 
 async def test_money_is_neither_made_nor_lost_by_kills(place: Workplace, crew: Crew) -> None:

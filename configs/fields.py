@@ -107,16 +107,6 @@ def _digits(number: int) -> str:
     return f"{number:_}" if number >= 10_000 else str(number)  # noqa: PLR2004  # 1000 reads well without
 
 
-def flag(value: object) -> bool:
-    """Return the yes or no a value is."""
-    if isinstance(value, bool):
-        return value
-    spelled = isinstance(value, str) and scalars.kind_of(value) == "yes/no"
-    if not spelled or not isinstance(value, (Plain, Expanded)):
-        raise refuse(f"must be true or false, not {described(value)}{': remove the quotes' if spelled else ''}")
-    return value.lower() in {"true", "yes", "on"}
-
-
 def number(minimum: float, maximum: float) -> Callable[[object], float]:
     """Return the reader of a number between two bounds, both included."""
     wanted = f"must be a number from {minimum:g} to {maximum:g}"

@@ -101,7 +101,7 @@ def _tool() -> dict[str, Any]:
 
 def _history() -> dict[str, Any]:
     mapping = _mapping(
-        schema.HistorySpec, {"messages": _integer(*schema.HISTORY), "summarize": _either({"type": "boolean"})}
+        schema.HistorySpec, {"messages": _integer(*schema.HISTORY), "summarize": _yes_no()}
     )
     wanted = {"properties": {"summarize": {"const": True}}, "required": ["summarize"]}
     window = {"messages": _integer(schema.LEAST_SUMMARIZED, schema.HISTORY[1])}

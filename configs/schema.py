@@ -139,7 +139,7 @@ class HistorySpec(_Strict):
     messages: Annotated[int, BeforeValidator(fields.integer(*HISTORY))] = Field(
         default=20, description="How many of the session's latest messages the agent sees."
     )
-    summarize: Annotated[bool, BeforeValidator(fields.flag)] = Field(
+    summarize: Annotated[bool, BeforeValidator(fields.yes_no)] = Field(
         default=False, description="Whether the agent also sees a running summary of what came before those."
     )
 

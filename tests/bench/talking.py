@@ -14,7 +14,7 @@ class Text:
     def __init__(self, seed: int = 7) -> None:
         self._random = random.Random(seed)  # noqa: S311 - not a secret
         self._words = [self._word() for _ in range(_WORDS)]
-        self._weights = list(accumulate(1 / (rank + 3) for rank in range(_WORDS)))
+        self._weights = list(accumulate(1 / (rank + 12) for rank in range(_WORDS)))
 
     def _word(self) -> str:
         syllables = self._random.choices(range(4), (2, 5, 3, 1))[0] + 1

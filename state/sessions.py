@@ -58,7 +58,7 @@ async def create(tenant: Tenant, agent_id: UUID) -> UUID:
 SESSIONS: Final = """
 SELECT s.id, s.agent_id, coalesce(a.handle, a.name) AS agent, s.status, s.created_at, s.ended_at,
        (SELECT count(*) FROM runtime.messages m WHERE m.session_id = s.id AND m.role = 'user')::integer AS turns,
-       (SELECT left(m.content, 80) FROM runtime.messages m
+       (SELECT left(runtime.said(m), 80) FROM runtime.messages m
          WHERE m.session_id = s.id AND m.role = 'user' ORDER BY m.position LIMIT 1) AS title
   FROM runtime.sessions s LEFT JOIN runtime.agents a ON a.id = s.agent_id
 """
@@ -101,14 +101,14 @@ _LAST: Final = 2**63 - 1
 # Bounds and no "IS NULL OR": both are looked up in the key, so that a window costs the same at any length of a session.
 WINDOW: Final = """
 SELECT position, role, content, task_id, created FROM (
-    SELECT position, role, content, task_id, created FROM runtime.messages
+    SELECT position, role, runtime.said(m) AS content, task_id, created FROM runtime.messages m
      WHERE session_id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid
        AND position > %(after)s::bigint AND position <= %(until)s::bigint
      ORDER BY position DESC LIMIT %(limit)s::bigint
 ) newest ORDER BY position
 """
 OLDEST: Final = """
-SELECT position, role, content, task_id, created FROM runtime.messages
+SELECT position, role, runtime.said(m) AS content, task_id, created FROM runtime.messages m
  WHERE session_id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid
    AND position > %(after)s::bigint AND position <= %(until)s::bigint
  ORDER BY position LIMIT %(limit)s::bigint

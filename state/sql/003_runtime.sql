@@ -42,7 +42,8 @@ ALTER TABLE runtime.tasks
     ADD COLUMN IF NOT EXISTS adopted BOOLEAN DEFAULT TRUE;
 ALTER TABLE runtime.tasks ALTER COLUMN adopted SET DEFAULT FALSE;
 -- Every task is updated twice, by its claim and by its finish: with room on its page neither touches an index.
-ALTER TABLE runtime.tasks SET (fillfactor = 50);
+-- What is long (over 2 KB in all) stands beside it, so that this room is not left for each copy of a long text.
+ALTER TABLE runtime.tasks SET (fillfactor = 50, toast_tuple_target = 256);
 
 ALTER TABLE runtime.users
     ADD COLUMN IF NOT EXISTS account INTEGER;
@@ -116,7 +117,7 @@ CREATE TABLE IF NOT EXISTS runtime.messages (
     task_id UUID NOT NULL,
     user_id UUID,
     role TEXT NOT NULL,
-    content TEXT NOT NULL,
+    content TEXT,  -- NULL: it is what the task was asked or has answered, and stands there (`runtime.said`)
     created TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (session_id, position)
 );

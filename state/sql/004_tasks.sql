@@ -357,7 +357,10 @@ BEGIN
             ON CONFLICT DO NOTHING
     ), spoken AS (
         INSERT INTO runtime.messages (session_id, task_id, user_id, role, content)
-        SELECT e.session_id, e.task_id, e.user_id, said.message ->> 'role', said.message ->> 'content'
+        SELECT e.session_id, e.task_id, e.user_id, said.message ->> 'role',
+               nullif(said.message ->> 'content', CASE said.message ->> 'role'
+                   WHEN 'user' THEN (SELECT t.payload ->> 'input' FROM runtime.tasks t WHERE t.id = e.task_id)
+                   ELSE e.item #>> '{result,output}' END)
           FROM ended e
          CROSS JOIN LATERAL jsonb_array_elements(e.item -> 'messages') WITH ORDINALITY AS said (message, place)
          WHERE e.session_id IS NOT NULL AND e.item ->> 'status' <> 'failed' AND e.fold ->> 'problem' IS NULL

@@ -23,6 +23,35 @@ CREATE TABLE IF NOT EXISTS runtime.session_summaries (
     PRIMARY KEY (session_id, covers)
 );
 
+-- What a message says. Mostly that is its task's input or output, and then it is stored there alone.
+CREATE OR REPLACE FUNCTION runtime.said(message runtime.messages) RETURNS TEXT
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(message.content, (
+        SELECT CASE message.role WHEN 'user' THEN t.payload ->> 'input' ELSE t.result ->> 'output' END
+          FROM runtime.tasks t WHERE t.id = message.task_id LIMIT 1))
+$$;
+
+-- A conversation outlives its tasks, whoever removes them.
+CREATE OR REPLACE FUNCTION runtime.keep_messages() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        UPDATE runtime.messages m SET content = coalesce(runtime.said(m), '') WHERE m.content IS NULL;
+    ELSE
+        UPDATE runtime.messages m
+           SET content = coalesce(CASE m.role WHEN 'user' THEN r.payload ->> 'input' ELSE r.result ->> 'output' END, '')
+          FROM removed r
+         WHERE m.session_id = r.session_id AND m.task_id = r.id AND m.content IS NULL;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER messages_kept AFTER DELETE ON runtime.tasks
+    REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION runtime.keep_messages();
+CREATE OR REPLACE TRIGGER messages_kept_from_truncate BEFORE TRUNCATE ON runtime.tasks
+    FOR EACH STATEMENT EXECUTE FUNCTION runtime.keep_messages();
+
 -- Lock a session on behalf of a user and return what its tools have kept; NULL when it is not this user's.
 CREATE OR REPLACE FUNCTION runtime.hold_session(wanted UUID, owner UUID) RETURNS JSONB
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$

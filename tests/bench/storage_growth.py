@@ -74,7 +74,7 @@ async def ours(who: str, points: Sequence[int], history: dict[str, Any]) -> None
                 await _ended(place, task)
                 if turn in points:
                     await place.becomes(0, "SELECT count(*) FROM runtime.tasks WHERE status IN ('pending', 'running')")
-                    raw = "SELECT sum(octet_length(content))::bigint FROM runtime.messages"
+                    raw = "SELECT sum(octet_length(runtime.said(m)))::bigint FROM runtime.messages m"
                     after = await asyncio.to_thread(sizes, place.db.url, "runtime")
                     show(point(who, turn, await place.value(raw), before, after))
 

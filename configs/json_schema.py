@@ -100,9 +100,7 @@ def _tool() -> dict[str, Any]:
 
 
 def _history() -> dict[str, Any]:
-    mapping = _mapping(
-        schema.HistorySpec, {"messages": _integer(*schema.HISTORY), "summarize": _yes_no()}
-    )
+    mapping = _mapping(schema.HistorySpec, {"messages": _integer(*schema.HISTORY), "summarize": _yes_no()})
     wanted = {"properties": {"summarize": {"const": True}}, "required": ["summarize"]}
     window = {"messages": _integer(schema.LEAST_SUMMARIZED, schema.HISTORY[1])}
     return mapping | {"if": wanted, "then": {"properties": window}}

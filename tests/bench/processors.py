@@ -16,9 +16,12 @@ SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_
 
 async def client_and_server(place: Workplace) -> tuple[float, float | None]:
     """Milliseconds so far; None for a server that does not run on this machine, under this kernel."""
-    pids = [row[0] for row in await place.rows(BACKENDS)]
+    pids = [int(row[0]) for row in await place.rows(BACKENDS)]
+    return time.process_time() * 1000, _server(pids)
+
+
+def _server(pids: list[int]) -> float | None:
     try:
-        server = sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / _NS
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / _NS
     except OSError:
-        server = None
-    return time.process_time() * 1000, server
+        return None

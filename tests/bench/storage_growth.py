@@ -2,7 +2,8 @@
 
 Bytes in the database against bytes of what was said (user and assistant text, 2.2 KB a turn), for a session of ours and
 for a conversation that LangGraph's PostgresSaver keeps on the same server. Bytes are those of all tables that the turns
-wrote to, with their indexes and TOAST, after VACUUM FULL, less what they take while empty. Prints one JSON line per point.
+wrote to, with their indexes and TOAST, less what they take while empty: `stored` compacted by VACUUM FULL, `loose` after
+VACUUM alone. Prints one JSON line per point.
 
 LangGraph comes from the package index into a virtual environment that is thrown away; it gets fewer turns, as what it
 stores grows with their square (--peer-turns 0 leaves it out). Works on DATABASE_URL's server, or on the embedded one.
@@ -29,7 +30,6 @@ import psycopg
 from journal_kills import workplace
 from listening_model import Shown, listening
 from talking import Text
-from workplace import Workplace
 
 SAID, ANSWERED, SUMMARY = 1_100, 1_100, 1_200
 PEER = ("langgraph", "langgraph-checkpoint-postgres", "psycopg[binary]")
@@ -39,18 +39,28 @@ SELECT c.relname::text, pg_total_relation_size(c.oid) FROM pg_class c JOIN pg_na
 """
 
 
-def sizes(url: str, *schemas: str) -> dict[str, int]:
-    """The tables of these schemas with what each takes, compacted."""
+Sizes = dict[str, int]
+
+
+def sizes(url: str, *schemas: str) -> tuple[Sizes, Sizes]:
+    """The tables of these schemas with what each takes, compacted and not."""
     with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute("VACUUM FULL")
-        return {str(name): int(size) for name, size in conn.execute(SIZES, [list(schemas)])}
+        found: list[Sizes] = []
+        for vacuum in ("VACUUM", "VACUUM FULL"):
+            conn.execute(vacuum)
+            found.append({str(name): int(size) for name, size in conn.execute(SIZES, [list(schemas)])})
+    return found[1], found[0]
 
 
-def point(who: str, turns: int, raw: int, before: dict[str, int], after: dict[str, int]) -> dict[str, Any]:
+def point(who: str, turns: int, raw: int, before: tuple[Sizes, Sizes], after: tuple[Sizes, Sizes]) -> dict[str, Any]:
     """One line of the result."""
-    grown = {name: size - before.get(name, 0) for name, size in after.items() if size > before.get(name, 0)}
-    stored = sum(grown.values())
-    return {"who": who, "turns": turns, "raw": raw, "stored": stored, "ratio": round(stored / raw, 2), "tables": grown}
+    compacted, loose = (
+        {name: size - then.get(name, 0) for name, size in now.items() if size > then.get(name, 0)}
+        for then, now in zip(before, after, strict=True)
+    )
+    stored = sum(compacted.values())
+    line = {"who": who, "turns": turns, "raw": raw, "stored": stored, "ratio": round(stored / raw, 2)}
+    return line | {"loose_ratio": round(sum(loose.values()) / raw, 2), "tables": compacted}
 
 
 def show(line: dict[str, Any]) -> None:
@@ -70,18 +80,12 @@ async def ours(who: str, points: Sequence[int], history: dict[str, Any]) -> None
         session, user = await place.session("talker")
         async with place.working():
             for turn in range(1, max(points) + 1):
-                task = await place.turn(session, user, text.of(SAID))
-                await _ended(place, task)
+                await place.ended(await place.turn(session, user, text.of(SAID)))
                 if turn in points:
                     await place.becomes(0, "SELECT count(*) FROM runtime.tasks WHERE status IN ('pending', 'running')")
                     raw = "SELECT sum(octet_length(runtime.said(m)))::bigint FROM runtime.messages m"
                     after = await asyncio.to_thread(sizes, place.db.url, "runtime")
                     show(point(who, turn, await place.value(raw), before, after))
-
-
-async def _ended(place: Workplace, task: Any) -> None:
-    while (await place.value("SELECT status FROM runtime.tasks WHERE id = %s", task)) != "completed":
-        await asyncio.sleep(0.01)
 
 
 # What a user of LangGraph writes, in the environment where it is.
@@ -116,14 +120,14 @@ def peer() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="peer") as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEER], check=True)  # noqa: S603
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEER], check=True)
         yield python
 
 
 def talk(python: Path, url: str, turns: int) -> str:
     """Let the peer hold its conversation."""
     arguments = [str(python), "-c", PEER_TALK, url, str(turns)]
-    return subprocess.check_output(arguments, text=True, cwd=Path(__file__).parent)  # noqa: S603
+    return subprocess.check_output(arguments, text=True, cwd=Path(__file__).parent)
 
 
 async def theirs(python: Path, turns: int) -> None:

@@ -32,9 +32,7 @@ Session = tuple[UUID, UUID]
 
 async def talk(place: Workplace, session: Session, turns: int, text: Text) -> None:
     for _ in range(turns):
-        task = await place.turn(*session, text.of(SIZE))
-        while (await place.value("SELECT status FROM runtime.tasks WHERE id = %s", task)) != "completed":
-            await asyncio.sleep(0.005)
+        await place.ended(await place.turn(*session, text.of(SIZE)))
 
 
 async def block(place: Workplace, session: Session, turns: int, text: Text) -> tuple[float, float | None]:

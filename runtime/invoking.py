@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -76,7 +77,7 @@ class _Context:
         return cls(kept.get("state"), pinned, datetime.fromisoformat(kept["clock"]))
 
     def step(self, claim: Claim, prepared: Prepared, tools: Sequence[Tool]) -> Step:
-        output = {
+        output: dict[str, Any] = {
             "definition": claim.definition_version,
             "model": prepared.model.label,
             "state": self.state,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +14,11 @@ from listening_model import Answers, ListeningModel, Shown, listening
 from workplace import Daemon, Workplace
 
 from cirkelline.agents import summaries
+from cirkelline.runtime import replaying
 from cirkelline.state import sessions, tasks
 from cirkelline.state.sessions import Summary
 from cirkelline.state.tenant import tenant
+from cirkelline.tools.toolbox import Toolbox
 
 WINDOW = 4
 
@@ -277,6 +280,24 @@ async def test_what_was_said_cannot_speak_in_the_summarizers_name(place: Workpla
     assert "Do as the script says." not in shown[0][1]
     assert [list(line) for line in folded(shown)] == [["user"], ["assistant"]] * 2
     assert folded(shown)[0] == {"user": evil}
+
+
+async def test_what_turns_and_summaries_were_shown_can_be_rebuilt_from_their_record(place: Workplace) -> None:
+    async with listening(answering(listed)) as model:
+        talk = Talk(place, model)
+        await talk.prepare(tools=["note"])
+        async with place.working():
+            for word in ("one", "two", "three", "four", "five", "six", "seven"):
+                await talk.says(word)
+                await talk.settled()
+        async with place.db.connection() as conn:
+            found = sorted(await tasks.find(conn), key=lambda task: task.started_at or datetime.max.replace(tzinfo=UTC))
+        for task, shown, tools in zip(found, model.shown, model.tools, strict=True):
+            rebuilt = await replaying.prompt(place.db, task, Toolbox(None), {})
+            assert [(each.role, each.content) for each in rebuilt.messages] == shown
+            assert bool(rebuilt.tools) == bool(tools)
+            assert rebuilt.warnings == []
+            assert (await replaying.replay(place.db, task)).difference is None
 
 
 async def test_another_user_who_knows_the_session_is_shown_nothing_of_its_summary(place: Workplace) -> None:

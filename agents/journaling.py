@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,12 +31,15 @@ from cirkelline.state.parking import For, Verdict
 from cirkelline.tools import contract, failures
 from cirkelline.tools.contract import EndRun
 from cirkelline.tools.execution import ToolResult, ToolTimedOut
-from cirkelline.tools.state import State
+from cirkelline.tools.state import Placed, State
 from cirkelline.tools.waiting import Wait
 
 FORMAT: Final = 1
 """Of `input_hash` and `output`. Count it up with any change to how a conversation is built or hashed: unfinished runs
 of an earlier format are then resumed with a warning, instead of failing as diverged."""
+
+SESSION: Final = "session"
+"""What an operation is `of` that was done to `ctx.session_state`; those without are the agent's."""
 
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds before a transaction that met another one is tried again."""
@@ -99,6 +102,7 @@ class Journal:
         task_id: UUID,
         model: str,
         state: State,
+        session_state: State | None = None,
         context: Step,
         attempt: int = 1,
         price: Price | None = None,
@@ -111,6 +115,7 @@ class Journal:
         self._model = model
         self._price = price
         self._state = state
+        self._session_state = session_state
         self._recorded = {(step.position, step.call): step for step in recorded}
         self._unwritten = [] if recorded else [context]
         self._passed = Usage()
@@ -263,7 +268,7 @@ class Journal:
             log.info("tool.collided", tool=use.call.name, error=type(failure).__name__, seconds=pause)
             await asyncio.sleep(pause)
         result = done or ToolResult(failures.told(failure or TimeoutError()), error=True, ms=0)
-        result = dataclasses.replace(_readable(result), operations=())
+        result = dataclasses.replace(_readable(result), operations=(), session_operations=())
         await self._write(_ended_step(use, result))
         return result
 
@@ -302,12 +307,14 @@ class Journal:
     def _earlier(self, result: ToolResult, kept: Step) -> ToolResult:
         """Return what a commit of ours had kept whose answer was lost."""
         self._discard(result)
-        self._state.replay(_operations(kept))
+        self._replay([kept])
         return result_of(kept)
 
     def _discard(self, result: ToolResult | None) -> None:
         if result is not None:
             self._state.discard({operation["at"] for operation in result.operations})
+            if self._session_state is not None:
+                self._session_state.discard({operation["at"] for operation in result.session_operations})
 
     def _compare(self, step: Step, digest: bytes) -> None:
         if step.format != FORMAT:
@@ -324,8 +331,13 @@ class Journal:
 
     def _replay_operations(self, position: int) -> None:
         # All of one answer's calls together: they ran at the same time, and their operations say in which order.
-        calls = [step for (at, call), step in self._recorded.items() if at == position and call != ANSWER]
-        self._state.replay([operation for step in calls for operation in _operations(step)])
+        self._replay([step for (at, call), step in self._recorded.items() if at == position and call != ANSWER])
+
+    def _replay(self, steps: Sequence[Step]) -> None:
+        operations = [operation for step in steps for operation in step.operations or ()]
+        self._state.replay([_placed(each) for each in operations if each.get("of") != SESSION])
+        if self._session_state is not None:
+            self._session_state.replay([_placed(each) for each in operations if each.get("of") == SESSION])
 
     async def _write(self, *steps: Step) -> None:
         pending = [*self._unwritten, *steps]
@@ -410,8 +422,12 @@ def _tool_step(use: ToolUse, output: Mapping[str, Any] | None, **more: Any) -> S
 
 def _ended_step(use: ToolUse, result: ToolResult) -> Step:
     return _tool_step(
-        use, {"text": result.text}, error=result.error, ms=result.ms, operations=result.operations or None
+        use, {"text": result.text}, error=result.error, ms=result.ms, operations=_operations(result) or None
     )
+
+
+def _operations(result: ToolResult) -> list[Mapping[str, Any]]:
+    return [*result.operations, *({**operation, "of": SESSION} for operation in result.session_operations)]
 
 
 def _asked(what: For, use: ToolUse) -> dict[str, Any]:
@@ -427,7 +443,7 @@ def _waiting_step(use: ToolUse, result: ToolResult, wait: Wait) -> Step:
     if wait.question:
         waits = {"for": For.ANSWER, "question": jsonb.clean_text(wait.question)}
         waits |= {"choices": [jsonb.clean_text(choice) for choice in wait.choices]} if wait.choices else {}
-    return _tool_step(use, None, waits=waits, until=wait.until, ms=result.ms, operations=result.operations or None)
+    return _tool_step(use, None, waits=waits, until=wait.until, ms=result.ms, operations=_operations(result) or None)
 
 
 def _parked(step: Step) -> Parked:
@@ -472,8 +488,8 @@ def result_of(step: Step) -> ToolResult:
     return ToolResult(str(output.get("text", "")), step.error, step.ms or 0)
 
 
-def _operations(step: Step) -> Collection[Any]:
-    return step.operations or ()
+def _placed(operation: Mapping[str, Any]) -> Placed:
+    return {"op": operation["op"], "key": operation["key"], "value": operation["value"], "at": operation["at"]}
 
 
 def _since(began: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
@@ -206,9 +207,15 @@ _KEYS: Final = {
 def load(path: Path) -> Script:
     """Read a script: a list of turns, `turns:` alone, or `conversations:`; raises ScriptError with its first fault."""
     try:
-        parts = list(documents.read(path, files.read(path), {}))
+        text = files.read(path)
     except files.Unreadable as unreadable:
         raise ScriptError(str(unreadable.problem)) from None
+    return _parse(path, text)
+
+
+@functools.lru_cache(maxsize=64)  # read again for each run, but mostly it is as it was
+def _parse(path: Path, text: str) -> Script:
+    parts = list(documents.read(path, text, {}))
     problem = next((part for part in parts if isinstance(part, Problem)), None)
     if problem is not None:
         raise ScriptError(str(problem))

@@ -30,7 +30,7 @@ def agent_json_schema() -> dict[str, Any]:
         "model": _model(),
         "instructions": {"type": "string", "pattern": r"\S"},
         "tools": _list(_tool(), schema.MOST_TOOLS),
-        "history": _mapping(schema.HistorySpec, {"messages": _integer(*schema.HISTORY)}),
+        "history": _history(),
         "limits": _mapping(
             schema.LimitsSpec,
             {
@@ -97,6 +97,13 @@ def _tool() -> dict[str, Any]:
     built_in = _mapping(schema.ToolSpec, {"name": name, **options}, required=["name"])
     function = _mapping(schema.ToolSpec, {"python": python, **options}, required=["python"])
     return {"anyOf": [name, built_in, function]}
+
+
+def _history() -> dict[str, Any]:
+    mapping = _mapping(schema.HistorySpec, {"messages": _integer(*schema.HISTORY), "summarize": _yes_no()})
+    wanted = {"properties": {"summarize": {"const": True}}, "required": ["summarize"]}
+    window = {"messages": _integer(schema.LEAST_SUMMARIZED, schema.HISTORY[1])}
+    return mapping | {"if": wanted, "then": {"properties": window}}
 
 
 def _list(entry: dict[str, Any], most: int) -> dict[str, Any]:

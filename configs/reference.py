@@ -29,7 +29,7 @@ instructions: |
 tools:
   - calculate
   - {python: "billing:charge_card", timeout: 30s}
-history: {messages: 20}
+history: {messages: 20, summarize: true}
 limits: {concurrency: 4, steps: 20, wall: 5m}
 ```
 

@@ -20,6 +20,7 @@ FORMAT_VERSION: Final = 1
 STEPS: Final = (1, 1000)
 CONCURRENCY: Final = (1, 1000)
 HISTORY: Final = (0, 1000)
+LEAST_SUMMARIZED: Final = 2  # messages: a question and its answer
 TEMPERATURE: Final = (0.0, 2.0)
 MAX_TOKENS: Final = (1, 1_000_000)
 WALL: Final = (0.1, 86_400.0)
@@ -138,6 +139,17 @@ class HistorySpec(_Strict):
     messages: Annotated[int, BeforeValidator(fields.integer(*HISTORY))] = Field(
         default=20, description="How many of the session's latest messages the agent sees."
     )
+    summarize: Annotated[bool, BeforeValidator(fields.yes_no)] = Field(
+        default=False, description="Whether the agent also sees a running summary of what came before those."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_window(self) -> Self:
+        if self.summarize and self.messages < LEAST_SUMMARIZED:
+            raise refuse(
+                f"needs a window of at least {LEAST_SUMMARIZED} messages, and messages is {self.messages}", "summarize"
+            )
+        return self
 
 
 class LimitsSpec(_Strict):
@@ -296,6 +308,5 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
 # `tokens: 50_000` must not find out from a bill that it meant nothing yet.
 LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     (): frozenset({"memory", "knowledge", "retry", "schedules"}),
-    ("history",): frozenset({"summarize"}),
     ("limits",): frozenset({"tokens"}),
 }

@@ -11,26 +11,27 @@ from uuid import UUID
 
 import structlog
 
+from cirkelline.agents import summaries
 from cirkelline.agents.chat_model import ChatMessage
 from cirkelline.agents.journaling import FORMAT, Journal, Recorder, hash_tools
 from cirkelline.agents.run import RunError, RunOutcome, RunRequest, RunStatus
 from cirkelline.agents.steps import schema
 from cirkelline.configs import scalars
+from cirkelline.runtime.past import Past, Pinned, look, wants_summary
 from cirkelline.runtime.registry import Prepared
 from cirkelline.state import journal as journals
-from cirkelline.state import sessions, snapshots
+from cirkelline.state import snapshots
 from cirkelline.state.claims import Claim, Finish
 from cirkelline.state.connection import Database
 from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
-from cirkelline.state.sessions import Message
 from cirkelline.state.snapshots import Snapshot, SnapshotNotFound
-from cirkelline.state.tenant import tenant
 from cirkelline.tools.contract import Tool, ToolContext
 from cirkelline.tools.state import State
 
 log = structlog.get_logger(__name__)
 
 CHAT: Final = "chat"
+SESSION_STATE: Final = "session_state"
 STOPPED: Final = "[stopped]"
 """What stands in a session's history for an answer that was cancelled before its first word."""
 
@@ -40,6 +41,7 @@ class Begun:
     """An attempt about to run: what its run depends on, and the journal that answers for earlier attempts."""
 
     request: RunRequest
+    past: Past
     journal: Journal
     resumed: int
     """How many steps earlier attempts have left."""
@@ -50,6 +52,7 @@ class Gathered:
     """All that a task's run depends on, without a journal: what it is asked to do, and what is on record of it."""
 
     request: RunRequest
+    past: Past
     context: Step
     """Position 0 as this attempt sees it: as it is on record, if anything is."""
     recorded: Sequence[Step]
@@ -60,27 +63,30 @@ class Gathered:
 class _Context:
     """What a run is about besides its definition; an attempt that goes on sees what the first one saw.
 
-    `state` is a version of the agent's state, `last_message` the position after which nothing of the session is shown.
+    `state` is a version of the agent's state, `pinned` what the run is shown of its session.
     """
 
     state: int | None
-    last_message: int | None
+    pinned: Pinned
     clock: datetime
 
     @classmethod
     def of(cls, step: Step) -> _Context:
         kept = step.output or {}
-        return cls(kept.get("state"), kept.get("last_message"), datetime.fromisoformat(kept["clock"]))
+        pinned = Pinned(kept.get("last_message"), kept.get("summary"), kept.get(SESSION_STATE))
+        return cls(kept.get("state"), pinned, datetime.fromisoformat(kept["clock"]))
 
     def step(self, claim: Claim, prepared: Prepared, tools: Sequence[Tool]) -> Step:
-        output = {
+        output: dict[str, Any] = {
             "definition": claim.definition_version,
             "model": prepared.model.label,
             "state": self.state,
-            "last_message": self.last_message,
+            "last_message": self.pinned.last_message,
             "clock": self.clock.isoformat(),
             **({"tools": hash_tools([schema(tool) for tool in tools])} if tools else {}),
         }
+        more = {"summary": self.pinned.summary, SESSION_STATE: self.pinned.session_state}
+        output |= {key: value for key, value in more.items() if value is not None}
         return Step(
             position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=prepared.spec.name, format=FORMAT, output=output
         )
@@ -97,6 +103,7 @@ async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Record
         model=prepared.model.label,
         price=prepared.price,
         state=request.ctx.state,
+        session_state=request.ctx.held,
         context=gathered.context,
         recorded=gathered.recorded,
         lost=gathered.lost,
@@ -107,6 +114,7 @@ async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Record
             around_model_call=journal.around_model_call,
             around_tool_call=journal.around_tool_call,
         ),
+        gathered.past,
         journal,
         max(0, len(gathered.recorded) - 1),
     )
@@ -116,15 +124,15 @@ async def gather(db: Database, claim: Claim, prepared: Prepared) -> Gathered:
     """Return all that a run depends on: the pinned definition, a snapshot, the session's history, what is on record."""
     recorded, lost, snapshot = await _recorded(db, claim)
     earlier = _Context.of(recorded[0]) if recorded else None
-    found = await _history(db, claim, prepared.spec.history.messages, earlier)
+    past = await look(db, claim, prepared, earlier.pinned if earlier else None)
     context = earlier or _Context(
         state=snapshot.version if snapshot else None,
-        last_message=found[-1].position if found else None,
+        pinned=past.pinned,
         clock=datetime.now(UTC).replace(microsecond=0),
     )
-    request = _request(claim, prepared, State(snapshot.state["work"] if snapshot else {}))
-    request = replace(request, messages=_shown(found), clock=context.clock)
-    return Gathered(request, context.step(claim, prepared, request.tools), recorded, lost)
+    request = _request(claim, prepared, past, State(snapshot.state["work"] if snapshot else {}))
+    request = replace(request, clock=context.clock)
+    return Gathered(request, past, context.step(claim, prepared, request.tools), recorded, lost)
 
 
 async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], list[Step], Snapshot | None]:
@@ -144,14 +152,19 @@ async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], list[Step],
         return recorded, lost, await snapshots.latest(conn, claim.agent_id)
 
 
-def _request(claim: Claim, prepared: Prepared, state: State) -> RunRequest:
+def _request(claim: Claim, prepared: Prepared, past: Past, state: State) -> RunRequest:
+    said = [(each.role, each.content) for each in past.messages]
+    told = past.summary.text if past.summary else None
+    shown = [ChatMessage("user" if role == "user" else "assistant", content) for role, content in said]
     return RunRequest(
-        spec=prepared.spec,
+        spec=summaries.summarizer(prepared.spec) if past.of else prepared.spec,
         model=prepared.model,
-        input=input_text(claim.payload, claim.task_type),
-        tools=prepared.tools,
+        input=summaries.question(told, said) if past.of else input_text(claim.payload, claim.task_type),
+        messages=() if past.of else summaries.shown(told, shown),
+        tools=() if past.of else prepared.tools,
         ctx=ToolContext(
             state=state,
+            held=State(past.state, name="session_state") if past.state is not None else None,
             agent=prepared.spec.name,
             task_id=claim.id,
             session_id=claim.session_id,
@@ -162,20 +175,6 @@ def _request(claim: Claim, prepared: Prepared, state: State) -> RunRequest:
     )
 
 
-async def _history(db: Database, claim: Claim, limit: int, earlier: _Context | None) -> list[Message]:
-    if claim.session_id is None or claim.user_id is None or not limit:
-        return []
-    until = (earlier.last_message or 0) if earlier else None
-    async with tenant(db, claim.user_id) as door:
-        return await sessions.messages(door, claim.session_id, limit=limit, until=until)
-
-
-def _shown(found: Sequence[Message]) -> tuple[ChatMessage, ...]:
-    messages = [ChatMessage("user" if each.role == "user" else "assistant", each.content) for each in found]
-    # The window may cut a turn in two, and some providers refuse a conversation that opens with an answer.
-    return tuple(messages[next((at for at, each in enumerate(messages) if each.role == "user"), len(messages)) :])
-
-
 def input_text(payload: object, task_type: str | None) -> str:
     """Return what a task's payload says to the agent: its `input`, or the whole JSON when it has none."""
     said = payload["input"] if scalars.is_mapping(payload) and "input" in payload else payload
@@ -184,16 +183,40 @@ def input_text(payload: object, task_type: str | None) -> str:
     return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, indent=2)
 
 
-def finish(claim: Claim, begun: Begun, outcome: RunOutcome) -> Finish:
+def finish(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome) -> Finish:
     """Return what is written for a run that came to an outcome: its result, and with it the last step of its journal."""
+    if begun.past.of and outcome.status is RunStatus.COMPLETED and summaries.accepted(outcome.output) is None:
+        refused = RunError("SummaryRefused", "the model's summary of the conversation is empty")
+        outcome = replace(outcome, status=RunStatus.FAILED, error=refused)
     reason = outcome.error.type if outcome.error else outcome.status.value
     lost = begun.journal.lost(outcome.usage, outcome.steps, reason)
     steps = [*(_without_copy(step, outcome) for step in begun.journal.unwritten), *([lost] if lost else [])]
-    return replace(_finish(claim, begun.request, outcome), steps=steps, tokens=begun.journal.paid.tokens)
+    return replace(
+        _finish(claim, begun.request, outcome),
+        steps=steps,
+        tokens=begun.journal.paid.tokens,
+        session=_kept_for_session(claim, prepared, begun, outcome),
+    )
+
+
+def _kept_for_session(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome) -> dict[str, Any]:
+    """Return what a completed run leaves with its session besides its messages."""
+    if outcome.status is not RunStatus.COMPLETED:
+        return {}
+    past, held = begun.past, begun.request.ctx.held
+    if past.of:
+        after = past.summary.covers if past.summary else 0
+        text = summaries.accepted(outcome.output)
+        return {"summary": {"after": after, "covers": past.messages[-1].position, "text": text}}
+    operations = held.operations if held is not None else []
+    wanted = claim.session_id is not None and wants_summary(past, prepared, added=2)
+    return ({"operations": operations} if operations else {}) | ({"summarize": True} if wanted else {})
 
 
 def _without_copy(step: Step, outcome: RunOutcome) -> Step:
-    """Return a step whose text is left to the task's result, where it stands anyway."""
+    """Return a step without what stands elsewhere, or what nobody saw."""
+    if step.kind == Kind.CONTEXT and step.output:  # written only now, so no tool was called
+        return replace(step, output={key: value for key, value in step.output.items() if key != SESSION_STATE})
     same = outcome.status is RunStatus.COMPLETED and step.output == {"text": outcome.output}
     return replace(step, output={"in_result": True}) if same and step.kind == Kind.MODEL else step
 

@@ -107,7 +107,7 @@ class Runner:
         outcome = await run_agent(
             begun.request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
         )
-        return invoking.finish(claim, begun, outcome)
+        return invoking.finish(claim, prepared, begun, outcome)
 
     async def _give_back(self, run: Run, reason: str) -> None:
         self.registry.hold_back(run.claim.agent_id, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -36,6 +36,8 @@ class Finish:
 
     `result` is `{"output": …}` or `{"error": {"type", "message"}}`; `messages` go to the task's session, and `steps` to
     its journal. `tokens` is what the task has paid for in all its attempts; its agent's stats get what they lack of it.
+    `session` is what is kept for the session besides: `operations` on its state, a `summary` that was made (`{"after",
+    "covers", "text"}`), or `summarize` where one is wanted.
     """
 
     task_id: UUID
@@ -47,10 +49,13 @@ class Finish:
     operations: Sequence[Any] = ()
     messages: Sequence[tuple[str, str]] = field(default=())
     steps: Sequence[Step] = field(default=())
+    session: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def as_json(self) -> str:
         """Return the run as `runtime.finish_tasks` reads it. Raises: TypeError, ValueError for what is not JSON."""
-        steps = {"steps": [journal.as_json(step) for step in self.steps]} if self.steps else {}
+        more: dict[str, Any] = {"steps": [journal.as_json(step) for step in self.steps]} if self.steps else {}
+        if self.session:
+            more["session"] = self.session
         return jsonb.dumps(
             {
                 "task": str(self.task_id),
@@ -61,7 +66,7 @@ class Finish:
                 "tokens": self.tokens,
                 "operations": list(self.operations),
                 "messages": [{"role": role, "content": content} for role, content in self.messages],
-                **steps,
+                **more,
             }
         )
 

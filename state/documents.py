@@ -149,6 +149,7 @@ ADDED: Final[dict[str, dict[str, str]]] = {
     "runtime.agent_states": {"adopted": "boolean"},
     "runtime.tasks": {
         "session_id": "uuid",
+        "beside": "uuid",
         "user_id": "uuid",
         "parent": "uuid",
         "root": "uuid",

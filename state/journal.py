@@ -49,7 +49,8 @@ class Written(StrEnum):
 class Step:
     """One step, keyed by (position, call). `output` is None while it is begun and not known to have ended.
 
-    `kind` is one of `Kind`; `format` says how `input_hash` was made and `output` is written; `operations` are a tool's on its agent's state.
+    `kind` is one of `Kind`; `format` says how `input_hash` was made and `output` is written; `operations` are a tool's
+    on its agent's state and, those that are `of` the session, on its session's.
     `waits` is what the call waits for (`state.parking` says in which words), `until` when the clock decides about it.
     `decision`, `attempt` and `begun` are set by the database.
     """

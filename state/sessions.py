@@ -58,7 +58,7 @@ async def create(tenant: Tenant, agent_id: UUID) -> UUID:
 SESSIONS: Final = """
 SELECT s.id, s.agent_id, coalesce(a.handle, a.name) AS agent, s.status, s.created_at, s.ended_at,
        (SELECT count(*) FROM runtime.messages m WHERE m.session_id = s.id AND m.role = 'user')::integer AS turns,
-       (SELECT left(m.content, 80) FROM runtime.messages m
+       (SELECT left(runtime.said(m), 80) FROM runtime.messages m
          WHERE m.session_id = s.id AND m.role = 'user' ORDER BY m.position LIMIT 1) AS title
   FROM runtime.sessions s LEFT JOIN runtime.agents a ON a.id = s.agent_id
 """
@@ -97,27 +97,100 @@ async def get(tenant: Tenant, reference: str) -> Session:
     return found[0]
 
 
+_LAST: Final = 2**63 - 1
+# Bounds and no "IS NULL OR": both are looked up in the key, so that a window costs the same at any length of a session.
 WINDOW: Final = """
 SELECT position, role, content, task_id, created FROM (
-    SELECT position, role, content, task_id, created FROM runtime.messages
+    SELECT position, role, runtime.said(m) AS content, task_id, created FROM runtime.messages m
      WHERE session_id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid
-       AND (%(until)s::bigint IS NULL OR position <= %(until)s)
+       AND position > %(after)s::bigint AND position <= %(until)s::bigint
      ORDER BY position DESC LIMIT %(limit)s::bigint
 ) newest ORDER BY position
+"""
+OLDEST: Final = """
+SELECT position, role, runtime.said(m) AS content, task_id, created FROM runtime.messages m
+ WHERE session_id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid
+   AND position > %(after)s::bigint AND position <= %(until)s::bigint
+ ORDER BY position LIMIT %(limit)s::bigint
 """
 
 
 async def messages(
-    tenant: Tenant, session_id: UUID, *, limit: int | None = None, until: int | None = None
+    tenant: Tenant,
+    session_id: UUID,
+    *,
+    limit: int | None = None,
+    after: int = 0,
+    until: int | None = None,
+    oldest: bool = False,
 ) -> list[Message]:
-    """Return the last `limit` messages of this user's session (all of them by default), oldest first.
+    """Return the last `limit` messages of this user's session (all of them by default), or its `oldest`; oldest first.
 
-    With `until`, nothing after that position.
+    Only what stands after position `after`, and not after `until`.
     """
+    parameters = {
+        "session_id": session_id,
+        "user_id": tenant.user_id,
+        "limit": limit,
+        "after": after,
+        "until": _LAST if until is None else until,
+    }
     async with tenant.conn.cursor(row_factory=class_row(Message)) as cursor:
-        parameters = {"session_id": session_id, "user_id": tenant.user_id, "limit": limit, "until": until}
-        await cursor.execute(WINDOW, parameters)
+        await cursor.execute(OLDEST if oldest else WINDOW, parameters)
         return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a session's messages up to the position `covers` came to, as a model told it."""
+
+    covers: int
+    text: str
+    task_id: UUID
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept for a session besides its messages: `work` is what its tools keep."""
+
+    work: dict[str, Any]
+    summary: Summary | None = None
+
+
+KEPT: Final = """
+SELECT coalesce(h.work, '{}'), y.covers, y.summary, y.task_id, y.created
+  FROM runtime.sessions s
+  LEFT JOIN runtime.session_heads h ON h.session_id = s.id AND h.user_id = s.user_id
+  LEFT JOIN LATERAL (
+      SELECT y.covers, y.summary, y.task_id, y.created FROM runtime.session_summaries y
+       WHERE y.session_id = s.id AND y.user_id = s.user_id AND y.covers <= %(covers)s::bigint
+       ORDER BY y.covers DESC LIMIT 1) y ON TRUE
+ WHERE s.id = %(session_id)s::uuid AND s.user_id = %(user_id)s::uuid LIMIT 1
+"""
+
+
+async def kept(tenant: Tenant, session_id: UUID, *, covers: int | None = None) -> Kept | None:
+    """Return what is kept for a session, None when it is not this user's; with `covers`, no later summary than that."""
+    parameters = {
+        "session_id": session_id,
+        "user_id": tenant.user_id,
+        "covers": _LAST if covers is None else covers,
+    }
+    row = await (await tenant.conn.execute(KEPT, parameters)).fetchone()
+    return Kept(row[0], Summary(*row[1:]) if row[1] is not None else None) if row else None
+
+
+BESIDE: Final = """
+SELECT t.beside FROM runtime.tasks t JOIN runtime.session_heads h ON h.session_id = t.beside AND h.user_id = t.user_id
+ WHERE t.id = %(task_id)s::uuid AND t.user_id = %(user_id)s::uuid AND t.task_type = 'summary'
+"""
+
+
+async def summarized(tenant: Tenant, task_id: UUID) -> UUID | None:
+    """Return the session of this user that a task is to make a summary of, or None when it is another kind of task."""
+    row = await (await tenant.conn.execute(BESIDE, {"task_id": task_id, "user_id": tenant.user_id})).fetchone()
+    return UUID(str(row[0])) if row else None
 
 
 SUBMIT_TURN: Final = """

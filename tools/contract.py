@@ -30,6 +30,7 @@ __all__ = [
     "Effects",
     "EndRun",
     "NoConnection",
+    "NoSession",
     "OnUnknown",
     "Tool",
     "ToolContext",
@@ -58,6 +59,10 @@ class NoConnection(CirkellineError):
     """A tool asked for a connection that its run does not lend it."""
 
 
+class NoSession(CirkellineError):
+    """A tool asked for the state of a session, and its task is no turn of one."""
+
+
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -66,7 +71,8 @@ def _utc_now() -> datetime:
 class ToolContext:
     """What a tool that has a parameter `ctx: ToolContext` is given; the model neither sees nor fills it.
 
-    `state` is kept for the agent and shared by all its users: nothing personal belongs there. `attempt` counts from 1.
+    `state` is kept for the agent and shared by all its users: nothing personal belongs there. `session_state` belongs to
+    the session, and with it to one user. `attempt` counts from 1.
     `idempotency_key` belongs to this one call and stays the same when the call is made again after a crash: hand it to
     the service that is called, so that it does the work once.
     """
@@ -79,12 +85,23 @@ class ToolContext:
     attempt: int = 1
     idempotency_key: str = ""
     lent: Any = field(default=None, repr=False)
+    held: State | None = field(default=None, repr=False)
     log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
     clock: Callable[[], datetime] = field(default=_utc_now, repr=False)
 
     def now(self) -> datetime:
         """Return the time, with its zone; ask here and not the operating system, so that a run can be replayed."""
         return self.clock()
+
+    @property
+    def session_state(self) -> State:
+        """What is kept for this session alone, to be used like `state`. Raises: NoSession."""
+        if self.held is None:
+            raise NoSession(
+                "ctx.session_state is there in the turns of a session of the user's own, and this task is none;"
+                " keep what belongs to the agent in ctx.state"
+            )
+        return self.held
 
     @property
     def connection(self) -> Any:

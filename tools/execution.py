@@ -44,14 +44,15 @@ class ResultUnusable(CirkellineError):
 class ToolResult:
     """What goes back to the model: the result, or with `error` what went wrong; `ms` is the time it took.
 
-    `operations` is what the call did to `ctx.state`; `failure` is what was raised, for whoever may try again; `wait`
-    stands for a text that is still to come.
+    `operations` is what the call did to `ctx.state`, `session_operations` what it did to `ctx.session_state`; `failure` is
+    what was raised, for whoever may try again; `wait` stands for a text that is still to come.
     """
 
     text: str
     error: bool
     ms: int
     operations: tuple[Placed, ...] = field(default=(), compare=False, repr=False)
+    session_operations: tuple[Placed, ...] = field(default=(), compare=False, repr=False)
     failure: Exception | None = field(default=None, compare=False, repr=False)
     wait: Wait | None = None
 
@@ -107,14 +108,16 @@ class Executor:
         """Call a tool with what the model sent (JSON text or a mapping) and return what the model is to read.
 
         Everything a tool does wrong is a result with `error`, but EndRun, which is raised, and cancellation. After the
-        call the tool's `ctx.state` refuses writes, so that a thread nobody waits for cannot change a finished run.
+        call the tool's `ctx.state` refuses writes, so that a thread nobody waits for cannot change a finished run; so does its
+        `ctx.session_state`.
         """
         began = time.perf_counter()
         state = ctx.state.view()
+        held = ctx.held.view() if ctx.held is not None else None
         failed: Exception | None = None
         wait: Wait | None = None
         try:
-            ended = await self._run(tool, arguments, replace(ctx, state=state))
+            ended = await self._run(tool, arguments, replace(ctx, state=state, held=held))
             text, wait = ended.text, ended.wait
         except Exception as failure:  # the boundary to anybody's code: what it raises goes back to the model
             if end := _ending(failure):
@@ -122,9 +125,13 @@ class Executor:
             text, failed = failures.told(failure), failure
             log.info("tool.failed", tool=tool.name, error=text, agent=ctx.agent, task_id=str(ctx.task_id))
         finally:
-            state.close(f"the call of {tool.name} is over")
+            for view in (state, held):
+                if view is not None:
+                    view.close(f"the call of {tool.name} is over")
         ms = round((time.perf_counter() - began) * 1000)
-        return ToolResult(_fitting(text, self._result_limit), failed is not None, ms, tuple(state.own), failed, wait)
+        text = _fitting(text, self._result_limit)
+        own = tuple(held.own) if held is not None else ()
+        return ToolResult(text, failed is not None, ms, tuple(state.own), own, failed, wait)
 
     async def _run(self, tool: Tool, arguments: object, ctx: ToolContext) -> _Ended:
         given = contract.validate(tool, arguments)

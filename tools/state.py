@@ -1,4 +1,4 @@
-"""What a tool sees as `ctx.state`: the agent's kept work, and the record of what this run did to it."""
+"""What a tool sees as `ctx.state` and `ctx.session_state`: kept work, and the record of what this run did to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StateError(CirkellineError):
 
 
 class Operation(TypedDict):
-    """One thing a run did to its agent's state, exactly as it is stored; `value` is None for `remove`."""
+    """One thing a run did to a state, exactly as it is stored; `value` is None for `remove`."""
 
     op: Op
     key: str
@@ -45,6 +45,7 @@ class _Entry:
 class _Ledger:
     """The one copy of the work and its operations that every view of a run's state shares."""
 
+    name: str
     base: Mapping[str, Any]
     work: dict[str, Any]
     entries: list[_Entry] = field(default_factory=list[_Entry])
@@ -53,21 +54,22 @@ class _Ledger:
 
 
 class State(MutableMapping[str, Any]):
-    """A mapping over an agent's kept work that records every write as an operation.
+    """A mapping over kept work that records every write as an operation.
 
     Values are JSON: str, int, float, bool, None, and lists and dicts of them. Reading gives a copy, so a change counts
     only when it is written back: `items = state["items"]; items.append(1); state["items"] = items`, or better
     `state.append("items", 1)`. Runs of one agent overlap: when a run ends, its operations are folded onto whatever the
     latest state is then. `increment` and `append` therefore lose nothing; `state["n"] += 1` overwrites what others did.
 
-    Safe to use from several threads. The state is the agent's and shared by all its users.
+    Safe to use from several threads. `ctx.state` is the agent's and shared by all its users, `ctx.session_state` belongs
+    to one session; `name` is what errors call it.
     """
 
     __slots__ = ("_closed", "_ledger")
 
-    def __init__(self, work: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, work: Mapping[str, Any] | None = None, *, name: str = "state") -> None:
         base = copy.deepcopy(dict(work or {}))
-        self._ledger = _Ledger(base, copy.deepcopy(base))
+        self._ledger = _Ledger(name, base, copy.deepcopy(base))
         self._closed: str | None = None
 
     @property
@@ -113,8 +115,8 @@ class State(MutableMapping[str, Any]):
             return copy.deepcopy(self._ledger.work[key])
 
     def __setitem__(self, key: str, value: Any) -> None:
-        key = _plain_key(key)
-        kept = _json(value, _place(key))
+        key = self._plain_key(key)
+        kept = _json(value, self._place(key))
         with self._ledger.lock:
             self._record("set", key, kept)
             self._ledger.work[key] = kept
@@ -148,27 +150,27 @@ class State(MutableMapping[str, Any]):
         Raises StateError when the value there is not a number. Other runs may have written meanwhile: the number that is
         kept is decided when the run ends.
         """
-        key = _plain_key(key)
-        step = _json(by, f"the step of {_place(key)}")
+        key = self._plain_key(key)
+        step = _json(by, f"the step of {self._place(key)}")
         if not _is_number(step):
-            raise StateError(f"cannot increment {_place(key)} by {_kind(step)}; give a number")
+            raise StateError(f"cannot increment {self._place(key)} by {_kind(step)}; give a number")
         with self._ledger.lock:
             there = self._ledger.work.get(key, 0)
             if not _is_number(there):
-                raise StateError(f"cannot increment {_place(key)}: it holds {_kind(there)}, not a number")
-            total = _sum(there, step, key)
+                raise StateError(f"cannot increment {self._place(key)}: it holds {_kind(there)}, not a number")
+            total = _sum(there, step, self._place(key))
             self._record("increment", key, step)
             self._ledger.work[key] = total
             return total
 
     def append(self, key: str, value: Any) -> None:
         """Add `value` at the end of the list at `key` (an empty list when absent); StateError when it is not a list."""
-        key = _plain_key(key)
-        kept = _json(value, _place(key))
+        key = self._plain_key(key)
+        kept = _json(value, self._place(key))
         with self._ledger.lock:
             there: Any = self._ledger.work.get(key, [])
             if not isinstance(there, list):
-                raise StateError(f"cannot append to {_place(key)}: it holds {_kind(there)}, not a list")
+                raise StateError(f"cannot append to {self._place(key)}: it holds {_kind(there)}, not a list")
             self._record("append", key, kept)
             items: list[Any] = self._ledger.work.setdefault(key, [])
             items.append(kept)
@@ -205,10 +207,20 @@ class State(MutableMapping[str, Any]):
 
     def update(self, *other: Any, **values: Any) -> None:
         """Set every key of a mapping or of pairs, as dict.update does; nothing is set when one value is not JSON."""
-        checked = {_plain_key(key): _json(value, _place(key)) for key, value in dict(*other, **values).items()}
+        checked = {
+            self._plain_key(key): _json(value, self._place(key)) for key, value in dict(*other, **values).items()
+        }
         with self._ledger.lock:
             for key, value in checked.items():
                 self[key] = value
+
+    def _place(self, key: str) -> str:
+        return f"{self._ledger.name}[{key!r}]"
+
+    def _plain_key(self, key: object) -> str:
+        if not isinstance(key, str):
+            raise StateError(f"a {self._ledger.name} key must be a string, not {_kind(key)} ({key!r})")
+        return str.__str__(key)
 
     def _copy(self) -> dict[str, Any]:
         with self._ledger.lock:
@@ -216,7 +228,7 @@ class State(MutableMapping[str, Any]):
 
     def _record(self, op: Op, key: str, value: Any) -> None:
         if self._closed is not None:
-            raise StateError(f"cannot write {_place(key)}: {self._closed}")
+            raise StateError(f"cannot write {self._place(key)}: {self._closed}")
         # A copy of its own: the value in `work` may be read while operations are being stored.
         placed: Placed = {"op": op, "key": key, "value": copy.deepcopy(value), "at": self._ledger.next}
         self._ledger.entries.append(_Entry(self, placed))
@@ -245,16 +257,6 @@ def _apply(work: dict[str, Any], operation: Operation) -> None:
 
 def _items(value: Any) -> list[Any]:
     return list(value) if value is not None else []
-
-
-def _plain_key(key: object) -> str:
-    if not isinstance(key, str):
-        raise StateError(f"a state key must be a string, not {_kind(key)} ({key!r})")
-    return str.__str__(key)
-
-
-def _place(key: str) -> str:
-    return f"state[{key!r}]"
 
 
 def _json(value: Any, place: str, depth: int = 0) -> Any:
@@ -302,11 +304,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _sum(there: float, step: float, key: str) -> int | float:
+def _sum(there: float, step: float, place: str) -> int | float:
     try:
-        return cast("int | float", _json(there + step, _place(key)))
+        return cast("int | float", _json(there + step, place))
     except OverflowError as error:
-        raise StateError(f"cannot increment {_place(key)}: {error}") from error
+        raise StateError(f"cannot increment {place}: {error}") from error
 
 
 def _kind(value: object) -> str:

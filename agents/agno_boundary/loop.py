@@ -39,12 +39,19 @@ async def drive(run: steps.Steps, conversation: Sequence[ChatMessage]) -> None:
         build_user_context=False,
         resolve_in_context=False,
     )
-    result = await agent.arun(input=[translation.to_agno(message) for message in conversation], stream=False)
+    result = await agent.arun(input=[translation.to_agno(each, _Unwritten) for each in conversation], stream=False)
     # arun raises nothing: it reduces an error to a text and a status. Ours was kept whole.
     if run.failure is not None:
         raise run.failure
     if result.status is not RunStatus.completed:
         raise LoopFailed(f"agno ended the run as {result.status.value}: {result.content}")
+
+
+class _Unwritten(Message):
+    """A message of the input; at a run's end agno writes all of it as JSON, for a file that nobody asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
 
 
 class _StepsModel(Model):

@@ -16,9 +16,9 @@ from cirkelline.agents.chat_model import ChatMessage, Role, ToolCall, ToolSchema
 _SIGNATURE = "thought_signature"
 
 
-def to_agno(message: ChatMessage) -> Message:
+def to_agno(message: ChatMessage, kind: type[Message] = Message) -> Message:
     """Return a message as agno keeps it."""
-    return Message(
+    return kind(
         role=message.role,
         content=message.content,
         tool_calls=[tool_call_to_agno(call) for call in message.tool_calls] or None,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
 import structlog
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from cirkelline.runtime.registry import Registry
     from cirkelline.runtime.worker import Worker
     from cirkelline.tools.execution import Executor
+
+SLOTS: Final = 2
+"""One for the session's turn, which runs alone, and one for what is done beside it."""
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +107,7 @@ class OwnWorker:
 
         opened = self._opened
         worker = Worker(
-            opened.db, opened.settings, parts.registry, parts.executor, parts.model_pool, slots=1, session=session
+            opened.db, opened.settings, parts.registry, parts.executor, parts.model_pool, slots=SLOTS, session=session
         )
         async with worker:
             self._worker = worker

@@ -21,6 +21,7 @@ ALTER TABLE runtime.agent_states ALTER COLUMN adopted SET DEFAULT FALSE;
 
 ALTER TABLE runtime.tasks
     ADD COLUMN IF NOT EXISTS session_id UUID,
+    ADD COLUMN IF NOT EXISTS beside UUID,  -- the session it works for without being one of its turns
     ADD COLUMN IF NOT EXISTS user_id UUID,
     ADD COLUMN IF NOT EXISTS parent UUID,
     ADD COLUMN IF NOT EXISTS root UUID,
@@ -41,7 +42,8 @@ ALTER TABLE runtime.tasks
     ADD COLUMN IF NOT EXISTS adopted BOOLEAN DEFAULT TRUE;
 ALTER TABLE runtime.tasks ALTER COLUMN adopted SET DEFAULT FALSE;
 -- Every task is updated twice, by its claim and by its finish: with room on its page neither touches an index.
-ALTER TABLE runtime.tasks SET (fillfactor = 50);
+-- What is long (over 2 KB in all) stands beside it, so that this room is not left for each copy of a long text.
+ALTER TABLE runtime.tasks SET (fillfactor = 50, toast_tuple_target = 256);
 
 ALTER TABLE runtime.users
     ADD COLUMN IF NOT EXISTS account INTEGER;
@@ -73,12 +75,14 @@ CREATE TABLE IF NOT EXISTS runtime.queue (
     session_id UUID,
     priority INTEGER NOT NULL,
     run_at TIMESTAMPTZ,
-    sequence BIGINT NOT NULL
+    sequence BIGINT NOT NULL,
+    beside UUID
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 CREATE INDEX IF NOT EXISTS queue_line ON runtime.queue (priority DESC, sequence) WHERE run_at IS NULL;
 CREATE INDEX IF NOT EXISTS queue_agent ON runtime.queue (agent_id, priority DESC, sequence) WHERE run_at IS NULL;
 CREATE INDEX IF NOT EXISTS queue_later ON runtime.queue (run_at) WHERE run_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS queue_session ON runtime.queue (session_id, sequence) WHERE session_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS queue_beside ON runtime.queue (beside, sequence) WHERE beside IS NOT NULL;
 
 -- A claim is a running task's owner: its fence, the count behind every cap, and what a takeover looks for.
 CREATE TABLE IF NOT EXISTS runtime.claims (
@@ -113,7 +117,7 @@ CREATE TABLE IF NOT EXISTS runtime.messages (
     task_id UUID NOT NULL,
     user_id UUID,
     role TEXT NOT NULL,
-    content TEXT NOT NULL,
+    content TEXT,  -- NULL: it is what the task was asked or has answered, and stands there (`runtime.said`)
     created TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (session_id, position)
 );
@@ -266,9 +270,9 @@ $$;
 CREATE OR REPLACE FUNCTION runtime.queue_added_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence)
+    INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence, beside)
     SELECT id, agent_id, session_id, coalesce(priority, 0), CASE WHEN run_at > clock_timestamp() THEN run_at END,
-           sequence
+           sequence, beside
       FROM added
      WHERE status = 'pending' AND agent_id IS NOT NULL AND adopted IS NOT TRUE
         ON CONFLICT (task_id) DO UPDATE
@@ -288,10 +292,10 @@ CREATE OR REPLACE FUNCTION runtime.queue_changed_task() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NEW.status = 'pending' AND NEW.agent_id IS NOT NULL AND NEW.adopted IS NOT TRUE THEN
-        INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence)
+        INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence, beside)
         VALUES (NEW.id, NEW.agent_id, NEW.session_id, coalesce(NEW.priority, 0),
                 CASE WHEN NEW.run_at > clock_timestamp() THEN NEW.run_at END,
-                coalesce(NEW.sequence, nextval('runtime.task_sequence')))
+                coalesce(NEW.sequence, nextval('runtime.task_sequence')), NEW.beside)
         ON CONFLICT (task_id) DO UPDATE
            SET agent_id = excluded.agent_id, session_id = excluded.session_id, priority = excluded.priority,
                run_at = excluded.run_at;

@@ -111,7 +111,7 @@ $$;
 -- What is due. A session's turns run one after the other: the earliest that is queued, and only if none is claimed.
 -- (Scalar subqueries, since an EXISTS may be turned into a scan of the whole table.)
 CREATE OR REPLACE VIEW runtime.line AS
-SELECT q.task_id, q.agent_id, q.session_id, q.priority, q.sequence,
+SELECT q.task_id, q.agent_id, q.session_id, q.beside, q.priority, q.sequence,
        q.session_id IS NULL OR (
            q.sequence = (SELECT min(e.sequence) FROM runtime.queue e WHERE e.session_id = q.session_id)
            AND (SELECT count(*) FROM runtime.claims c WHERE c.session_id = q.session_id) = 0
@@ -189,11 +189,15 @@ BEGIN
     FOR round IN 1..3 LOOP
         -- Candidates, best first, are chosen without a lock, and more of them than are wanted.
         IF only_session IS NOT NULL THEN
+            -- Its next turn, and after that what is to be done beside its turns.
             SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version), TRUE, 0
               INTO ids, owners, sessions, versions, limited, found
               FROM (SELECT l.task_id, l.agent_id, l.session_id, room.version
-                      FROM runtime.line l CROSS JOIN LATERAL runtime.room(l.agent_id) room
-                     WHERE l.session_id = only_session AND l.has_turn AND l.agent_id = ANY (agents) LIMIT 1) c;
+                      FROM ((SELECT * FROM runtime.line l WHERE l.session_id = only_session AND l.has_turn LIMIT 1)
+                             UNION ALL
+                            (SELECT * FROM runtime.line l WHERE l.beside = only_session ORDER BY l.sequence LIMIT 1)) l
+                     CROSS JOIN LATERAL runtime.room(l.agent_id) room
+                     WHERE l.agent_id = ANY (agents)) c;
         ELSIF round = 1 THEN
             -- The head of the whole line, which is nearly always enough.
             SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version),
@@ -264,7 +268,7 @@ $$;
 
 -- Finish claimed tasks: result, status, snapshot and messages, all or nothing. `runs` is an array of
 -- {"task", "attempt", "status", "result", "error", "tokens", "operations": […], "messages": [{"role", "content"}],
--- "steps": […]}, the last being what the journal does not hold yet.
+-- "steps": […], "session": {…}}: `steps` is what the journal does not hold yet, `session` what 010 reads.
 -- A run that ends as `waiting` is parked, unless what it waited for has been decided meanwhile: then it is pending again.
 -- Fenced by (worker, attempt): what is no longer claimed by this worker is left out of the answer and unchanged.
 CREATE OR REPLACE FUNCTION runtime.finish_tasks(finisher UUID, runs JSONB, state_limit INTEGER)
@@ -281,6 +285,10 @@ BEGIN
       WHERE h.agent_id = ANY (ARRAY(
           SELECT c.agent_id FROM runtime.claims c WHERE c.task_id = ANY (ids) AND c.worker = finisher))
       ORDER BY h.agent_id FOR UPDATE;
+
+    IF runs @? '$[*].session' THEN
+        runs := runtime.fold_sessions(finisher, runs, state_limit);
+    END IF;
 
     RETURN QUERY
     WITH mine AS (
@@ -349,7 +357,10 @@ BEGIN
             ON CONFLICT DO NOTHING
     ), spoken AS (
         INSERT INTO runtime.messages (session_id, task_id, user_id, role, content)
-        SELECT e.session_id, e.task_id, e.user_id, said.message ->> 'role', said.message ->> 'content'
+        SELECT e.session_id, e.task_id, e.user_id, said.message ->> 'role',
+               nullif(said.message ->> 'content', CASE said.message ->> 'role'
+                   WHEN 'user' THEN (SELECT t.payload ->> 'input' FROM runtime.tasks t WHERE t.id = e.task_id)
+                   ELSE e.item #>> '{result,output}' END)
           FROM ended e
          CROSS JOIN LATERAL jsonb_array_elements(e.item -> 'messages') WITH ORDINALITY AS said (message, place)
          WHERE e.session_id IS NOT NULL AND e.item ->> 'status' <> 'failed' AND e.fold ->> 'problem' IS NULL
@@ -370,6 +381,10 @@ BEGIN
       FROM ended e
      WHERE t.ctid = e.place
     RETURNING t.id, t.status::text, t.state_version, t.error;
+
+    IF runs @? '$[*].session' THEN
+        PERFORM runtime.keep_sessions(runs);
+    END IF;
 END
 $$;
 

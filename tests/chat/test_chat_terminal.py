@@ -89,7 +89,7 @@ async def test_a_whole_chat_from_its_first_line_to_quit(ready: Workplace) -> Non
     assert await in_terminal(ready, play) == 0
     rows = await ready.rows("SELECT status, result #>> '{usage,input_tokens}' FROM runtime.tasks ORDER BY sequence")
     assert [status for status, _ in rows] == ["completed", "cancelled", "completed", "failed", "completed"]
-    messages = await ready.rows("SELECT role, content FROM runtime.messages ORDER BY position")
+    messages = await ready.rows("SELECT role, runtime.said(m) FROM runtime.messages m ORDER BY position")
     assert messages[:4] == [
         ("user", "the sum"),
         ("assistant", "It is 391."),

@@ -117,7 +117,6 @@ KEYS: Final = [
     _third_line("retry", "retry: {attempts: 3}", "retry is not supported yet"),
     _third_line("schedules", "schedules: []", "schedules is not supported yet"),
     _third_line("token limits", "limits: {tokens: 50_000}", "limits.tokens is not supported yet", 10),
-    _third_line("summarized history", "history: {summarize: true}", "history.summarize is not supported yet", 11),
     _third_line("effects", 'tools: [{python: "a:b", effects: one}]', "read, idempotent, transactional or once", 34),
     _third_line("a yes/no word for effects", 'tools: [{python: "a:b", effects: yes}]', "tools[0].effects must be", 34),
     _third_line("a decision", 'tools: [{python: "a:b", on_unknown: skip}]', "must be retry, ask or fail", 37),
@@ -155,6 +154,18 @@ VALUES: Final = [
     _third_line("a capability that is a number", "capabilities: [a, 7]", 'write "7" in quotes', 19),
     _third_line("a capability twice", "capabilities: [a, b, a]", "capabilities[2] repeats the text 'a'", 22),
     _third_line("a negative history", "history: {messages: -1}", "from 0 to 1000, not '-1'", 21),
+    _third_line("a summary of whatever", "history: {summarize: maybe}", "must be true or false, not 'maybe'", 22),
+    _third_line(
+        "a quoted yes", 'history: {summarize: "true"}', "true or false, not the text 'true': remove the quotes", 22
+    ),
+    _third_line(
+        "how often to summarize", "history: {summarize: 3}", "history.summarize must be true or false, not '3'", 22
+    ),
+    _third_line("a summary without a value", "history: {summarize: }", "must be true or false", 11),
+    _third_line(
+        "a summary of nothing", "history: {messages: 1, summarize: yes}", "a window of at least 2 messages", 35
+    ),
+    _third_line("a mistyped summary", "history: {summarise: true}", "did you mean 'summarize'?", 11),
     _third_line("history as a number", "history: 20", "history must be a mapping such as {messages: 20}", 10),
     _third_line("limits without a value", "limits:", "limits has no value"),
     _third_line("no concurrency", "limits: {concurrency: 0}", "limits.concurrency must be a whole number", 23),

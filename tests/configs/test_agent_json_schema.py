@@ -39,13 +39,17 @@ GOOD = [
     "history: {}",
     "history: {messages: 0}",
     "history: {messages: '${N}'}",
+    "history: {summarize: true}",
+    "history: {messages: 2, summarize: yes}",
+    "history: {messages: 0, summarize: false}",
+    "history: {messages: '${N}', summarize: '${FLAG}'}",
     "limits: {}",
     "limits: {concurrency: 1, steps: 1000, wall: 24h}",
     "limits: {wall: 0.5}",
     "limits: {wall: 1h30m10s5ms}",
     "limits: {concurrency: '${N}', steps: '${N}', wall: '${N}m'}",
 ]
-ENVIRON = {"MODEL": "auto", "URL": "http://h", "T": "1", "N": "7", "TOOL": "x", "FUNCTION": "a:b"}
+ENVIRON = {"MODEL": "auto", "URL": "http://h", "T": "1", "N": "7", "TOOL": "x", "FUNCTION": "a:b", "FLAG": "on"}
 
 # What only arithmetic on durations, two keys together, the file's own letters or the rest of the world can tell.
 BEYOND_A_SCHEMA = {

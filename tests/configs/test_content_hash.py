@@ -62,7 +62,9 @@ _definition = st.fixed_dictionaries(
         "capabilities": _words,
         "model": _model,
         "tools": st.lists(_tool, max_size=4, unique_by=lambda tool: tool if isinstance(tool, str) else tool.get("name") or tool["python"]),
-        "history": _mapping(messages=st.integers(0, 1000)),
+        "history": st.one_of(
+            _mapping(messages=st.integers(0, 1000)), _mapping(messages=st.integers(2, 1000), summarize=st.booleans())
+        ),
         "limits": _mapping(concurrency=st.integers(1, 1000), steps=st.integers(1, 1000), wall=_wall),
     },
 )  # fmt: skip
@@ -126,7 +128,7 @@ def test_the_style_of_the_file_is_no_change(definition: dict[str, Any], flow: bo
     "forms",
     [
         ["", "version: 1", "# a comment", "type: assistant", "model: auto", "model: {use: auto}", "tools: []",
-         "history: {messages: 20}", "limits: {}", "limits: {steps: 20, wall: 300}", "limits: {wall: 5m}", "description: ''"],
+         "history: {messages: 20}", "history: {summarize: false}", "history: {messages: 20, summarize: no}", "limits: {}", "limits: {steps: 20, wall: 300}", "limits: {wall: 5m}", "description: ''"],
         ["model: 'openai:x'", "model: {use: 'openai:x'}"],
         ["model: {use: auto, temperature: 1}", "model: {use: auto, temperature: 1.0}"],
         ["tools: [note]", "tools:\n- name: note", "tools: ['note']"],
@@ -165,6 +167,8 @@ CHANGES = [
     "tools: [{python: 'a:note'}]",
     "history: {messages: 0}",
     "history: {messages: 21}",
+    "history: {summarize: true}",
+    "history: {messages: 21, summarize: true}",
     "limits: {concurrency: 1}",
     "limits: {steps: 21}",
     "limits: {wall: 301}",
@@ -182,7 +186,7 @@ def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
     specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.HistorySpec, schema.LimitsSpec)
     count = sum(len(each.model_fields) for each in specs)
-    assert count == 9 + 6 + 7 + 1 + 3, "a new field needs its line in CHANGES"
+    assert count == 9 + 6 + 7 + 2 + 3, "a new field needs its line in CHANGES"
 
 
 def test_the_hash_of_a_definition_never_changes_between_releases() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +11,7 @@ from cirkelline.runtime.cli import display, opening
 from cirkelline.runtime.cli.answers import Answer, Block, Facts, Table, Text
 from cirkelline.state import agents, sessions, users
 from cirkelline.state.connection import Database
-from cirkelline.state.sessions import Message, Session
+from cirkelline.state.sessions import Kept, Message, Session, Summary
 from cirkelline.state.tenant import Tenant, tenant
 from cirkelline.state.users import UserNotFound
 
@@ -67,13 +68,19 @@ async def find(user: str | None, agent: str | None, limit: int) -> Answer:
 
 
 async def show(reference: str, user: str | None) -> Answer:
-    """Show one of a user's sessions with all its messages."""
+    """Show one of a user's sessions with all its messages, and what is kept for it besides."""
     async with opening.database() as opened:
         name = user or opened.settings.user
         async with _rows_of(opened.db, name) as rows:
             session = await sessions.get(rows, reference)
             said = await sessions.messages(rows, session.id)
-    document = _document(session) | {"user": name, "messages": [_message(message) for message in said]}
+            kept = await sessions.kept(rows, session.id) or Kept({})
+    document = _document(session) | {
+        "user": name,
+        "messages": [_message(message) for message in said],
+        "summary": _summary(kept.summary, said),
+        "session_state": kept.work,
+    }
     blocks: list[Block] = [
         Facts(
             [
@@ -82,13 +89,32 @@ async def show(reference: str, user: str | None) -> Answer:
                 ("agent", session.agent or "-"),
                 ("begun", display.when(session.created_at)),
                 ("turns", str(session.turns)),
+                *((("session state", json.dumps(kept.work, ensure_ascii=False)),) if kept.work else ()),
             ]
         )
     ]
+    if kept.summary is not None:
+        told = f"summary of the first {_covered(kept.summary, said)} messages, {display.local(kept.summary.created)}"
+        blocks += [Text(told, apart=True, tone="quiet"), Text(kept.summary.text)]
     for message in said:
         who = name if message.role == "user" else session.agent or message.role
         blocks += [Text(f"{who}, {display.local(message.created)}", apart=True, tone="quiet"), Text(message.content)]
     return Answer(document, blocks)
+
+
+def _covered(summary: Summary, said: Sequence[Message]) -> int:
+    return sum(message.position <= summary.covers for message in said)
+
+
+def _summary(summary: Summary | None, said: Sequence[Message]) -> dict[str, Any] | None:
+    if summary is None:
+        return None
+    return {
+        "text": summary.text,
+        "messages": _covered(summary, said),
+        "task_id": summary.task_id,
+        "created": summary.created,
+    }
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -404,7 +404,8 @@ def _storable(answer: Answer) -> Answer:
 
 
 def _readable(result: ToolResult) -> ToolResult:
-    return dataclasses.replace(result, text=jsonb.clean_text(result.text))
+    text = jsonb.clean_text(result.text)
+    return result if text == result.text else dataclasses.replace(result, text=text)
 
 
 def _tool_step(use: ToolUse, output: Mapping[str, Any] | None, **more: Any) -> Step:

@@ -8,7 +8,6 @@ import contextvars
 import inspect
 import itertools
 import json
-import threading
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from cirkelline.configs.errors import CirkellineError
 from cirkelline.tools import contract, failures
 from cirkelline.tools.contract import EndRun, Tool, ToolContext
 from cirkelline.tools.state import Placed
+from cirkelline.tools.threads import ToolThread
 from cirkelline.tools.waiting import Wait
 
 THREADS: Final = 32
@@ -79,6 +79,8 @@ class Executor:
         self._result_limit = result_limit
         self._slots = asyncio.Semaphore(size)
         self._numbers = itertools.count(1)
+        self._idle: list[ToolThread] = []  # touched on the loop alone, as all that counts threads
+        self._closed = False
         self._busy = 0
         self._abandoned = 0
         self._strays: set[asyncio.Future[_Ended]] = set()
@@ -91,6 +93,10 @@ class Executor:
     ) -> None:
         for stray in list(self._strays):
             stray.cancel()
+        self._closed = True
+        for thread in self._idle:
+            thread.let_go()
+        self._idle.clear()
         if self._busy:
             log.warning("tool.left_running", threads=self._busy)
 
@@ -186,15 +192,18 @@ class Executor:
         future: asyncio.Future[_Ended] = loop.create_future()
         context = contextvars.copy_context()
 
+        thread = self._idle.pop() if self._idle else ToolThread()
+
         def work() -> None:
             ended = context.run(self._called, tool, given)
             try:
-                loop.call_soon_threadsafe(self._released, tool, future, ended)
+                loop.call_soon_threadsafe(self._released, tool, thread, future, ended)
             except RuntimeError:  # the loop is closed, nobody waits any more
+                thread.let_go()
                 log.warning("tool.ended_late", tool=tool.name)
 
         try:
-            threading.Thread(target=work, name=f"tool-{tool.name}-{next(self._numbers)}", daemon=True).start()
+            thread.do(work, f"tool-{tool.name}-{next(self._numbers)}")
         except RuntimeError:  # the operating system gives no more threads
             self._slots.release()
             raise
@@ -220,9 +229,13 @@ class Executor:
         except BaseException as failure:  # noqa: BLE001 (told to the model by `call`; nothing above this frame would see it)
             return _Ended(failure=_raisable(failure))
 
-    def _released(self, tool: Tool, future: asyncio.Future[_Ended], ended: _Ended) -> None:
+    def _released(self, tool: Tool, thread: ToolThread, future: asyncio.Future[_Ended], ended: _Ended) -> None:
         self._busy -= 1
         self._slots.release()
+        if self._closed:
+            thread.let_go()
+        else:
+            self._idle.append(thread)
         if not future.cancelled():
             future.set_result(ended)
             return

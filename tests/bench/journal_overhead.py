@@ -2,8 +2,8 @@
 
 Processor time of this process for a run that calls one tool and answers, per run, in one JSON line of medians:
 
-- agno: the same answers and the same tool in agno's own loop, with neither journal nor database;
-- journal: our run with its journal, whose steps are encoded and kept in memory, so without a database;
+- agno: agno's own loop with a model that costs nothing and the same tool, with neither journal nor database;
+- journal: our run with such a model and its journal, whose steps are encoded and kept in memory, so without a database;
 - task: the whole way of a task in a line of many, from its claim to its written end, with the server's processor time,
   commits and WAL.
 
@@ -36,10 +36,12 @@ from journal_kills import workplace
 from processors import client_and_server
 from workplace import Workplace
 
+from cirkelline.agents.chat_model import ChatMessage, Delta, ToolCall, ToolSchema
 from cirkelline.agents.journaling import Journal
 from cirkelline.agents.models import ModelPool
 from cirkelline.agents.run import RunRequest, run
 from cirkelline.configs.loading import parse_config
+from cirkelline.configs.schema import ModelSpec
 from cirkelline.state import journal, jsonb
 from cirkelline.state.journal import Step
 from cirkelline.tools import ToolContext, tool
@@ -94,6 +96,29 @@ class Scripted(Model):
         raise NotImplementedError
 
 
+class Answers:
+    """Our view of that model."""
+
+    label = "openai:answers"
+
+    async def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncIterator[Delta]:
+        """Give the answer that comes next."""
+        del tools
+        if messages[-1].role == "tool":
+            yield Delta(text=ANSWER)
+        else:
+            yield Delta(text="Let me see.", tool_calls=(ToolCall("c1", "add", '{"one": 3, "other": 4}'),))
+
+
+class OneModel(ModelPool):
+    """A pool that has this one model."""
+
+    async def get(self, spec: ModelSpec) -> Answers:
+        """Return it."""
+        del spec
+        return Answers()
+
+
 async def bare(runs: int) -> float:
     """Milliseconds of processor per run of agno's loop; an agent per run, as it keeps the last run's state."""
     began = time.process_time()
@@ -118,11 +143,11 @@ class Memory:
         raise NotImplementedError
 
 
-async def journaled(runs: int, script: Path) -> float:
+async def journaled(runs: int) -> float:
     """Milliseconds of processor per run of ours, journaled into memory."""
-    spec = parse_config({"name": "adder", "model": f"scripted:{script}", "instructions": "Add."})
+    spec = parse_config({"name": "adder", "model": "openai:answers", "instructions": "Add."})
     tools = [tool_from_function(add)]
-    async with ModelPool({}) as pool, Executor() as executor:
+    async with OneModel({}) as pool, Executor() as executor:
         began = time.process_time()
         for _ in range(runs):
             memory, context = Memory(), ToolContext(state=State(), agent="adder", task_id=uuid4())
@@ -174,13 +199,12 @@ async def measure(runs: int, blocks: int) -> dict[str, Any]:
     ours_alone: list[float] = []
     tasks: list[dict[str, float]] = []
     async with adder() as place:
-        script = place.configs / "adder.script.yaml"
         await bare(20)
-        await journaled(20, script)
+        await journaled(20)
         await ours(place, 20)
         for _ in range(blocks):
             agno.append(await bare(runs))
-            ours_alone.append(await journaled(runs, script))
+            ours_alone.append(await journaled(runs))
             tasks.append(await ours(place, runs))
 
     def medians(found: list[dict[str, float]]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -45,13 +46,11 @@ class Hanging:
     def __init__(self) -> None:
         self.started = threading.Event()
         self.release = threading.Event()
-        self.thread: threading.Thread | None = None
         self.failure: BaseException | None = None
 
     def tool(self, timeout: float | None) -> Any:
         @tool(timeout=timeout)
         def hang(ctx: ToolContext) -> str:
-            self.thread = threading.current_thread()
             self.started.set()
             self.release.wait()
             try:
@@ -63,11 +62,12 @@ class Hanging:
 
         return tool_from_function(hang)
 
-    async def end(self) -> None:
+    async def end(self, executor: Executor) -> None:
+        """Let it go, and wait until its thread is free again."""
         self.release.set()
-        await asyncio.to_thread(self.started.wait)
-        assert self.thread is not None
-        await asyncio.to_thread(self.thread.join)
+        async with asyncio.timeout(30):
+            while executor.busy:  # noqa: ASYNC110 - what is waited for is that nothing is told
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -75,6 +75,27 @@ def hanging() -> Iterator[Hanging]:
     hanging = Hanging()
     yield hanging
     hanging.release.set()
+
+
+async def test_calls_in_turn_share_a_thread_and_nothing_of_the_first_is_left_in_it() -> None:
+    class Big(dict[str, int]):
+        """Something that can be looked for."""
+
+    kept: list[weakref.ref[Big]] = []
+    threads: list[int] = []
+
+    def make() -> str:
+        big = Big()
+        kept.append(weakref.ref(big))
+        threads.append(threading.get_ident())
+        return "made"
+
+    made = tool_from_function(make)
+    async with Executor() as executor:
+        for _ in range(3):
+            assert (await executor.call(made, None, context())).text == "made"
+        assert len(set(threads)) == 1
+        assert [each() for each in kept] == [None, None, None]
 
 
 async def test_a_plain_function_runs_in_a_named_thread_of_its_own() -> None:
@@ -389,7 +410,7 @@ async def test_a_hanging_thread_is_given_up_and_keeps_its_slot_until_it_ends(han
         assert (executor.busy, executor.abandoned) == (1, 1)
         assert logs[0] == {"event": "tool.abandoned", "log_level": "warning", "tool": "hang", "busy": 1, "abandoned": 1}
         with capture_logs() as logs:
-            await hanging.end()
+            await hanging.end(executor)
         assert (executor.busy, executor.abandoned) == (0, 0)
         assert [entry["event"] for entry in logs] == ["tool.ended_late"]
 
@@ -398,7 +419,7 @@ async def test_what_a_thread_does_to_the_state_after_it_was_given_up_does_not_co
     ctx = context()
     async with Executor() as executor:
         await executor.call(hanging.tool(timeout=0.05), None, ctx)
-        await hanging.end()
+        await hanging.end(executor)
     assert "the call of hang is over" in str(hanging.failure)
     assert ctx.state.operations == []
 
@@ -417,7 +438,7 @@ async def test_when_every_thread_hangs_the_next_call_says_so_and_is_not_made(han
             "error: other was not called: no thread for it became free in 20ms "
             "(all 1 are busy, 1 with calls that were given up)"
         )
-        await hanging.end()
+        await hanging.end(executor)
         assert ran == []
         patient = dataclasses.replace(tool_from_function(other), timeout=None)
         assert not (await executor.call(patient, None, context())).error
@@ -461,7 +482,7 @@ async def test_cancelling_a_run_does_not_wait_for_a_thread(hanging: Hanging) -> 
         with pytest.raises(asyncio.CancelledError):
             await run
         assert (executor.busy, executor.abandoned) == (1, 1)
-        await hanging.end()
+        await hanging.end(executor)
         assert (executor.busy, executor.abandoned) == (0, 0)
 
 

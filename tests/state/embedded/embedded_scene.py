@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +195,22 @@ def server_processes(pid: int) -> list[psutil.Process]:
     """The server and its children."""
     server = psutil.Process(pid)
     return [server, *server.children(recursive=True)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def end_of(processes: list[psutil.Process]) -> bool:
+    """Wait until all of these have ended; a child of the server may outlive it by the blink that its own end takes."""
+    deadline = time.monotonic() + 10
+    while any(map(_lives, processes)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def end_server(data: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
-from embedded_scene import Failed, Scene, select, server_processes
+from embedded_scene import Failed, Scene, end_of, select, server_processes
 
 from cirkelline.state import embedded
 
@@ -26,7 +26,7 @@ def test_the_first_process_starts_it_and_the_last_one_stops_it(scene: Scene) -> 
     assert select(found["url"], "SELECT 1") == 1
     processes = server_processes(second.status()["pid"])
     assert second.release() is True
-    assert not [process for process in processes if process.is_running() and process.status() != "zombie"]
+    assert end_of(processes)
     assert second.status() | {"folder": ""} == {
         "running": False,
         "exists": True,

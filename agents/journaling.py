@@ -391,16 +391,15 @@ def _usage(step: Step) -> Usage:
 
 def _storable(answer: Answer) -> Answer:
     """Return an answer as the database keeps it, so that a run that is resumed reads what this one does."""
-    calls = tuple(
-        dataclasses.replace(
-            call,
-            id=jsonb.clean_text(call.id),
-            name=jsonb.clean_text(call.name),
-            arguments=jsonb.clean_text(call.arguments),
-        )
-        for call in answer.tool_calls
-    )
-    return dataclasses.replace(answer, text=jsonb.clean_text(answer.text), tool_calls=calls)
+    text, calls = jsonb.clean_text(answer.text), tuple(map(_storable_call, answer.tool_calls))
+    return answer if (text, calls) == (answer.text, answer.tool_calls) else Answer(text, calls, answer.usage)
+
+
+def _storable_call(call: ToolCall) -> ToolCall:
+    clean = [jsonb.clean_text(text) for text in (call.id, call.name, call.arguments)]
+    if clean == [call.id, call.name, call.arguments]:
+        return call
+    return dataclasses.replace(call, id=clean[0], name=clean[1], arguments=clean[2])
 
 
 def _readable(result: ToolResult) -> ToolResult:

@@ -149,10 +149,13 @@ class Steps:
             await _close(deltas)
         return Answer(self._text, identified(calls, call.messages), usage)
 
+    def uses(self, calls: Sequence[ToolCall]) -> list[ToolUse]:
+        """Return the calls that the last answer asks for, as they are to be made."""
+        return [ToolUse(self.taken, index, call, self.tools.get(call.name)) for index, call in enumerate(calls)]
+
     async def use_tool(self, use: ToolUse) -> execution.ToolResult:
         """Call a tool for the model; what ends the run is kept for the next model call, when all tools have settled."""
         self.emit(events.ToolStarted(use.call.name, use.call.arguments, use.call.id))
-        use = dataclasses.replace(use, tool=self.tools.get(use.call.name))
         try:
             result = await self.around_tool_call(use, functools.partial(self._execute, use))
         except Parked as parked:
@@ -200,7 +203,7 @@ def identified(calls: Sequence[ToolCall], messages: Sequence[ChatMessage]) -> tu
         while identity in taken:
             identity += "x"
         taken.add(identity)
-        unique.append(dataclasses.replace(call, id=identity))
+        unique.append(call if identity == call.id else dataclasses.replace(call, id=identity))
     return tuple(unique)
 
 

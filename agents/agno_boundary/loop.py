@@ -82,7 +82,7 @@ class _StepsModel(Model):
         """
         del messages, functions
         calls = translation.from_agno(assistant_message).tool_calls
-        return [self._function_call(steps.ToolUse(self._run.taken, index, call)) for index, call in enumerate(calls)]
+        return [self._function_call(use) for use in self._run.uses(calls)]
 
     def _function_call(self, use: steps.ToolUse) -> FunctionCall:
         async def entrypoint() -> str:

@@ -41,9 +41,6 @@ of an earlier format are then resumed with a warning, instead of failing as dive
 SESSION: Final = "session"
 """What an operation is `of` that was done to `ctx.session_state`; those without are the agent's."""
 
-_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-"""Seconds before a transaction that met another one is tried again."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -259,7 +256,7 @@ class Journal:
     async def _transact(self, use: ToolUse, proceed: UseTool, *, plain: bool) -> ToolResult:
         """Use a tool inside a transaction with its record, again while it only collides with somebody else's."""
         done, failure = None, None
-        for pause in (*_PAUSES, None):
+        for pause in (*transactions.PAUSES, None):
             done, failure = await self._try(use, proceed, plain=plain)
             if done is not None and failure is None:
                 return done
@@ -439,11 +436,17 @@ def _asked(what: For, use: ToolUse) -> dict[str, Any]:
 
 
 def _waiting_step(use: ToolUse, result: ToolResult, wait: Wait) -> Step:
-    waits: dict[str, Any] = {"for": For.TIME, "result": jsonb.clean_text(wait.result)}
-    if wait.question:
-        waits = {"for": For.ANSWER, "question": jsonb.clean_text(wait.question)}
-        waits |= {"choices": [jsonb.clean_text(choice) for choice in wait.choices]} if wait.choices else {}
-    return _tool_step(use, None, waits=waits, until=wait.until, ms=result.ms, operations=_operations(result) or None)
+    operations = _operations(result) or None
+    return _tool_step(use, None, waits=waits_of(wait), until=wait.until, ms=result.ms, operations=operations)
+
+
+def waits_of(wait: Wait) -> dict[str, Any]:
+    """Return what stands in the journal for a result that is still to come."""
+    if not wait.question:
+        return {"for": For.TIME, "result": jsonb.clean_text(wait.result)}
+    choices = [jsonb.clean_text(choice) for choice in wait.choices]
+    question = {"for": For.ANSWER, "question": jsonb.clean_text(wait.question)}
+    return question | ({"choices": choices} if choices else {})
 
 
 def _parked(step: Step) -> Parked:

@@ -18,7 +18,7 @@ from uuid import uuid5
 import pydantic
 import structlog
 
-from cirkelline.agents.journaling import JournalDiverged, OutcomeUnknown, Recorder
+from cirkelline.agents.journaling import JournalDiverged, OutcomeUnknown, Recorder, waits_of
 from cirkelline.agents.steps import Parked
 from cirkelline.configs import wording
 from cirkelline.configs.effects import Effects, OnUnknown
@@ -30,12 +30,9 @@ from cirkelline.state.parking import For, Verdict
 from cirkelline.tools import failures
 from cirkelline.tools.contract import ToolContext
 from cirkelline.tools.execution import Executor, ToolResult, ToolTimedOut
-from cirkelline.tools.waiting import Wait
 from cirkelline.tools.workflows import StepCall, StepFailed
 
 LONGEST_NAME: Final = 100  # characters
-_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-"""Seconds before a transaction that met another one is tried again."""
 _VALUE: Final = "value"
 _FAILED: Final = "failed"
 
@@ -126,7 +123,7 @@ class Stepper:
         work = Work(planned)
         result = await self._call(planned, work)
         if work.wait is not None:
-            raise await self._park(planned, _waits(work.wait), work.wait.until, operations=result.operations or None)
+            raise await self._park(planned, waits_of(work.wait), work.wait.until, operations=result.operations or None)
         ended = self._ended(planned, work, result)
         await self._write(ended)
         return _outcome(planned, ended, work.failure)
@@ -188,7 +185,7 @@ class Stepper:
     async def _transact(self, planned: Planned) -> Step:
         """Take a step inside a transaction with its record, again while it only collides with somebody else's."""
         began = time.perf_counter()
-        for pause in (*_PAUSES, None):
+        for pause in (*transactions.PAUSES, None):
             work, result = Work(planned), None
             try:
                 async with self._recorder.transaction(plain=not work.tool.is_async) as transaction:
@@ -244,14 +241,6 @@ class Stepper:
     async def _write(self, step: Step) -> None:
         await self._recorder.write([*self._unwritten, step])
         self._unwritten = []
-
-
-def _waits(wait: Wait) -> dict[str, Any]:
-    if not wait.question:
-        return {"for": For.TIME, "result": jsonb.clean_text(wait.result)}
-    choices = [jsonb.clean_text(choice) for choice in wait.choices]
-    question = {"for": For.ANSWER, "question": jsonb.clean_text(wait.question)}
-    return question | ({"choices": choices} if choices else {})
 
 
 def _parked(step: Step) -> Parked:

@@ -20,6 +20,8 @@ from cirkelline.state.connection import Conn, Database, Disconnected, connect
 from cirkelline.state.journal import Fence, Step, Written
 
 CONNECTIONS: Final = 16
+PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before a transaction that met another one is tried again."""
 _THREADS: Final = 4
 _LOCK_WAIT: Final = 5.0  # seconds for a statement that was cut off to notice
 

@@ -148,7 +148,9 @@ CREATE INDEX IF NOT EXISTS tasks_agent ON runtime.tasks (agent_id);
 CREATE INDEX IF NOT EXISTS tasks_created ON runtime.tasks (created_at);
 CREATE INDEX IF NOT EXISTS tasks_session ON runtime.tasks (session_id) WHERE session_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS tasks_user ON runtime.tasks (user_id) WHERE user_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS tasks_words ON runtime.tasks USING gin (runtime.task_words(task_type, payload));
+-- What is new waits in a list of its own: a short one, as every search reads it and its pages are never given back.
+CREATE INDEX IF NOT EXISTS tasks_words ON runtime.tasks USING gin (runtime.task_words(task_type, payload))
+    WITH (gin_pending_list_limit = 256);
 CREATE INDEX IF NOT EXISTS sessions_user ON runtime.sessions (user_id);
 CREATE INDEX IF NOT EXISTS sessions_agent ON runtime.sessions (agent_id);
 CREATE INDEX IF NOT EXISTS sessions_status ON runtime.sessions (status);

@@ -3,7 +3,8 @@
 Bytes in the database against bytes of what was said (user and assistant text, 2.2 KB a turn), for a session of ours and
 for a conversation that LangGraph's PostgresSaver keeps on the same server. Bytes are those of all tables that the turns
 wrote to, with their indexes and TOAST, less what they take while empty: `stored` compacted by VACUUM FULL, `loose` after
-VACUUM alone. Prints one JSON line per point.
+VACUUM alone; `said_ratio` is of those alone that hold what was said (tasks with their results, journal, messages), without
+the agent's snapshots and the rows that are there once. Prints one JSON line per point.
 
 LangGraph comes from the package index into a virtual environment that is thrown away; it gets fewer turns, as what it
 stores grows with their square (--peer-turns 0 leaves it out). Works on DATABASE_URL's server, or on the embedded one.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -27,11 +29,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 import psycopg
+import structlog
 from journal_kills import workplace
 from listening_model import Shown, listening
 from talking import Text
 
 SAID, ANSWERED, SUMMARY = 1_100, 1_100, 1_200
+SAID_IN = ("tasks", "journal", "messages", "session_summaries")
 PEER = ("langgraph", "langgraph-checkpoint-postgres", "psycopg[binary]")
 SIZES = """
 SELECT c.relname::text, pg_total_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -60,6 +64,8 @@ def point(who: str, turns: int, raw: int, before: tuple[Sizes, Sizes], after: tu
     )
     stored = sum(compacted.values())
     line = {"who": who, "turns": turns, "raw": raw, "stored": stored, "ratio": round(stored / raw, 2)}
+    said = sum(compacted.get(table, 0) for table in SAID_IN)
+    line |= {"said_ratio": round(said / raw, 2)} if said else {}
     return line | {"loose_ratio": round(sum(loose.values()) / raw, 2), "tables": compacted}
 
 
@@ -148,6 +154,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1000)
     parser.add_argument("--peer-turns", type=int, default=200)
     given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     points = sorted({max(given.turns // 10, 1), given.turns})
     began = time.monotonic()
     asyncio.run(ours("cirkelline", points, {"messages": 20}))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
+import structlog
 from journal_kills import workplace
 from processors import client_and_server
 from talking import Text
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=7)
     parser.add_argument("--block", type=int, default=20)
     given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     for history in ({"messages": 20}, {"messages": 20, "summarize": True}):
         print(json.dumps(asyncio.run(measure(history, given.turns, given.blocks, given.block))), flush=True)  # noqa: T201 - its result
 

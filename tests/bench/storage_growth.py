@@ -3,7 +3,7 @@
 Bytes in the database against bytes of what was said (user and assistant text, 2.2 KB a turn), for a session of ours and
 for a conversation that LangGraph's PostgresSaver keeps on the same server. Bytes are those of all tables that the turns
 wrote to, with their indexes and TOAST, less what they take while empty: `stored` compacted by VACUUM FULL, `loose` after
-VACUUM alone; `said_ratio` is of those alone that hold what was said (tasks with their results, journal, messages), without
+VACUUM alone (every hundred turns, as autovacuum would have done in a conversation of days); `said_ratio` is of those alone that hold what was said (tasks with their results, journal, messages), without
 the agent's snapshots and the rows that are there once. Prints one JSON line per point.
 
 LangGraph comes from the package index into a virtual environment that is thrown away; it gets fewer turns, as what it
@@ -56,6 +56,12 @@ def sizes(url: str, *schemas: str) -> tuple[Sizes, Sizes]:
     return found[1], found[0]
 
 
+def vacuum(url: str) -> None:
+    """Do what autovacuum does in a conversation that takes more than its minute."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("VACUUM")
+
+
 def point(who: str, turns: int, raw: int, before: tuple[Sizes, Sizes], after: tuple[Sizes, Sizes]) -> dict[str, Any]:
     """One line of the result."""
     compacted, loose = (
@@ -87,6 +93,8 @@ async def ours(who: str, points: Sequence[int], history: dict[str, Any]) -> None
         async with place.working():
             for turn in range(1, max(points) + 1):
                 await place.ended(await place.turn(session, user, text.of(SAID)))
+                if turn % 100 == 0:
+                    await asyncio.to_thread(vacuum, place.db.url)
                 if turn in points:
                     await place.becomes(0, "SELECT count(*) FROM runtime.tasks WHERE status IN ('pending', 'running')")
                     raw = "SELECT sum(octet_length(runtime.said(m)))::bigint FROM runtime.messages m"

@@ -1,6 +1,7 @@
 """Every point of a ten-tool run, and a thousand transfers, under kill -9: `python tests/bench/journal_kills.py`.
 
-Prints one JSON line per kind. It takes half an hour on two quiet cores; --seeds and --transfers make it shorter. It
+Also of a run of tools that must not run twice. Prints one JSON line per kind. It takes three quarters of an hour on two
+quiet cores; --seeds, --transfers and --only make it shorter. It
 works on DATABASE_URL's server, or on the embedded one, in a database of its own.
 """
 
@@ -132,17 +133,20 @@ def _since(began: float) -> float:
 
 
 def main() -> None:
-    """Run both."""
+    """Run them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--transfers", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--only", choices=["ten_tools", "once_tools", "transfers"])
     given = parser.parse_args()
-    if given.seeds:
-        print(json.dumps({"ten_tools": asyncio.run(ten(given.seeds))}), flush=True)  # noqa: T201 - its result
-        print(json.dumps({"once_tools": asyncio.run(once(given.seeds))}), flush=True)  # noqa: T201 - its result
-    if given.transfers:
-        print(json.dumps({"transfers": asyncio.run(bank(given.transfers, given.kills))}))  # noqa: T201 - its result
+    kinds = {
+        "ten_tools": lambda: ten(given.seeds),
+        "once_tools": lambda: once(given.seeds),
+        "transfers": lambda: bank(given.transfers, given.kills),
+    }
+    for kind in [given.only] if given.only else kinds:
+        print(json.dumps({kind: asyncio.run(kinds[kind]())}), flush=True)  # noqa: T201 - its result
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +49,7 @@ async def trace(reference: str) -> Answer:
     if not steps:
         why = _why_none(task)
         return Answer(document | {"why": why}, [Text(f"task {display.short(task.id)} has no steps on record: {why}")])
-    days = {display.local(step.begun)[:10] for step in steps}
+    days = {display.local(_began(step))[:10] for step in steps}
     rows = [_row(step, task, arguments.get((step.position, step.call)), dated=len(days) > 1) for step in steps]
     blocks: list[Block] = [Table(_HEADINGS, rows, ""), Text(_summary(task, total), apart=True)]
     if any(each["replayed"] for each in listed):
@@ -103,13 +104,19 @@ def _row(step: Step, task: Task, arguments: str | None, *, dated: bool) -> Seque
     is_call = step.kind == Kind.MODEL
     return (
         journal.label(step.position, step.call),
-        display.local(step.begun)[0 if dated else 11 :],
+        display.local(_began(step))[0 if dated else 11 :],
         display.span(step.ms / 1000) if step.ms is not None else "-",
         f"{step.input_tokens or 0:,} + {step.output_tokens or 0:,}" if is_call else "-",
         display.money(step.cost) if is_call else "-",
         f"{step.attempt}{' *' if _is_replayed(step, task) else ''}",
         Mark(f"{step.kind} {display.line(display.line(step.name, 40) + _what(step, arguments), _WHAT)}", _tone(step)),
     )
+
+
+def _began(step: Step) -> datetime | None:
+    """Return when a step began; the context is written with the first answer, and tells the time itself."""
+    clock = (step.output or {}).get("clock") if step.kind == Kind.CONTEXT else None
+    return datetime.fromisoformat(clock) if isinstance(clock, str) else step.begun
 
 
 def _tone(step: Step) -> Any:

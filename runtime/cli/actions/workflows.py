@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -241,7 +241,7 @@ async def show(reference: str) -> Answer:
 def _row(step: Step) -> Sequence[Cell]:
     output = step.output or {}
     failed = output.get("failed")
-    gave = failed.get("message") if isinstance(failed, Mapping) else output.get("value")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    gave = failed.get("message") if scalars.is_mapping(failed) else output.get("value")
     tones: dict[str, Tone] = {"begun": "busy", "failed": "bad", "completed": "good"}
     status = _step_status(step)
     return (

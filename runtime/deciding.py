@@ -50,6 +50,8 @@ async def answer(conn: Conn, task_id: UUID, text: str, *, call: str | None = Non
     """Answer what an agent asks a person. Raises: NotAsked, WhichCall, NoSuchChoice."""
     question = await _question(conn, task_id, For.ANSWER, call)
     choices = choices_of(question)
+    if not text.strip():
+        raise NoSuchChoice("the answer is empty: say something, as the agent reads it word for word")
     if choices and text not in choices:
         meant = wording.did_you_mean(text, choices)
         raise NoSuchChoice(f"{wording.shown(text)} is none of the answers {wording.listed(choices, 'or')}{meant}")
@@ -123,7 +125,8 @@ async def _question(conn: Conn, task_id: UUID, wanted: For, call: str | None) ->
     if fitting:
         places = wording.listed([f"{each.place} ({each.name})" for each in fitting], "or")
         raise WhichCall(f"several calls of task {task_id} wait for {_WORDS[wanted]}: say which with --call: {places}")
-    raise NotAsked(f"task {task_id} does not wait for {_WORDS[wanted]}{_instead(task, open_ones, wanted, call)}")
+    instead = _instead(task, open_ones, wanted, call)
+    raise NotAsked(f"task {task_id} does not wait for {_WORDS[wanted]}, or not any more{instead}")
 
 
 def _instead(task: Task, open_ones: Sequence[Waiting], wanted: For, call: str | None) -> str:

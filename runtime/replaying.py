@@ -16,7 +16,7 @@ from cirkelline.configs import scalars, wording
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.schema import AgentSpec, ModelSpec
 from cirkelline.runtime import invoking, registry
-from cirkelline.state import agents, journal
+from cirkelline.state import agents, journal, workflows
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Database
 from cirkelline.state.journal import CONTEXT, Kind, Step
@@ -127,10 +127,17 @@ async def _make(db: Database, task: Task) -> _Made:
 
 
 async def _definition(db: Database, task: Task) -> agents.Definition:
+    if task.task_type == workflows.TASK_TYPE:
+        raise NothingRecorded(
+            f"task {task.id} is a run of a workflow, which asks no model (`cirkelline tasks trace {task.id}` shows its steps)"
+        )
     async with db.connection() as conn:
         recorded = await journal.read(conn, task.id)
         if not recorded or recorded[0].kind != Kind.CONTEXT:
-            raise NothingRecorded(f"task {task.id} has no run on record (`cirkelline tasks trace {task.id}` says why)")
+            raise NothingRecorded(
+                f"task {task.id} has no answer of a model on record that could be gone by (`cirkelline tasks trace {task.id}`"
+                " shows what there is)"
+            )
         if task.agent_id is None or task.definition_version is None:
             raise NothingRecorded(f"task {task.id} names no definition any more, so its run cannot be made once more")
         return await agents.definition(conn, task.agent_id, task.definition_version)

@@ -258,10 +258,17 @@ WITH retried AS (
                SELECT FROM runtime.journal j WHERE j.task_id = t.id AND j.call >= -1) THEN t.definition_version END
      WHERE t.id = %(id)s::uuid AND t.status IN ('failed', 'cancelled') AND t.adopted IS NOT TRUE
     RETURNING t.id
+), over AS (
+    SELECT j.task_id, j.position, j.call, NOT %(from_start)s AND coalesce(j.waits ->> 'for' = 'outcome', FALSE) AS unknown
+      FROM runtime.journal j JOIN retried ON j.task_id = retried.id
+     WHERE %(from_start)s OR j.output ? 'end' OR j.output ? 'failed' AND NOT EXISTS (
+           SELECT FROM runtime.journal later WHERE later.task_id = j.task_id AND later.position > j.position)
+), asked AS (
+    UPDATE runtime.journal j SET output = NULL, decision = NULL, error = FALSE FROM over o
+     WHERE o.unknown AND (j.task_id, j.position, j.call) = (o.task_id, o.position, o.call)
 ), forgotten AS (
-    DELETE FROM runtime.journal j USING retried
-     WHERE j.task_id = retried.id AND (%(from_start)s OR j.output ? 'end' OR j.output ? 'failed' AND NOT EXISTS (
-           SELECT FROM runtime.journal later WHERE later.task_id = j.task_id AND later.position > j.position))
+    DELETE FROM runtime.journal j USING over o
+     WHERE NOT o.unknown AND (j.task_id, j.position, j.call) = (o.task_id, o.position, o.call)
 )
 SELECT id FROM retried
 """
@@ -270,7 +277,7 @@ SELECT id FROM retried
 async def retry(conn: Conn, task_id: UUID, *, from_start: bool = False) -> None:
     """Put a failed or cancelled task back in line: it goes on after its last recorded step, as its definition was then.
 
-    With `from_start`, or where there is no step, it begins again with its agent's current definition; tools that had
+    A call of which nobody knows whether it happened is asked about again. With `from_start`, or where there is no step, it begins again with its agent's current definition; tools that had
     run are then run again.
 
     Raises: TaskNotFound, TaskNotRetryable.

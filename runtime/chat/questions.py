@@ -8,7 +8,7 @@ from cirkelline.runtime import deciding
 from cirkelline.runtime.chat.conversation import Conversation
 from cirkelline.runtime.chat.screen import Screen, Turn
 from cirkelline.runtime.cli import display, waiting
-from cirkelline.state import parking
+from cirkelline.state import parking, tasks
 from cirkelline.state.connection import Conn
 from cirkelline.state.parking import For, Verdict, Waiting
 from cirkelline.state.tasks import Task
@@ -22,10 +22,17 @@ async def settle(conversation: Conversation, screen: Screen, turn: Turn | None) 
     """Ask the person for what a turn waits for, until it has ended or is left for later. Raises: Left."""
     while turn is not None and turn.parked and screen.waits:
         if not await _decided(conversation, screen, turn.task):
-            screen.say(f"{turn.needs or 'it is parked'}; this turn goes on when that has been decided", "quiet")
+            needs = await _needs(conversation, turn.task)
+            screen.say(f"{needs}; this turn goes on when that has been decided", "quiet")
             return turn
         turn = await conversation.go_on(turn)
     return turn
+
+
+async def _needs(conversation: Conversation, task: Task) -> str:
+    async with conversation.db.connection() as conn:
+        now, open_ones = await tasks.get(conn, task.id), await parking.find(conn, task.id)
+    return "; ".join(waiting.needs(now, open_ones))
 
 
 async def _decided(conversation: Conversation, screen: Screen, task: Task) -> bool:
@@ -60,9 +67,8 @@ def _words(question: Waiting) -> str:
         case For.APPROVAL:
             return f"May the agent call {waiting.call(question)}? It waits for that{until}. {_hint(question)}"
         case For.OUTCOME:
-            return (
-                f"Nobody knows whether {waiting.call(question)} happened, as its worker died in it. Look, then: "
-                + _hint(question)
+            return f"Nobody knows whether {waiting.call(question)} happened, as it was cut off. Look, then: " + _hint(
+                question
             )
         case _:
             asked = waiting.asked(question)
@@ -91,7 +97,7 @@ async def _decide(conn: Conn, conversation: Conversation, task: Task, question: 
             await deciding.approve(conn, task.id, call=call, by=by)
         case For.APPROVAL if word in _NO:
             await deciding.reject(conn, task.id, reason=rest or None, call=call, by=by)
-        case For.OUTCOME if word in _OUTCOMES and (word != "retry" or not rest):
+        case For.OUTCOME if word == "fail" or (word == "retry" and not rest) or (word == "done" and rest):
             await deciding.outcome(conn, task.id, _OUTCOMES[word], value=rest or None, call=call, by=by)
         case _:
             return False

@@ -54,7 +54,7 @@ def needs(task: Task, questions: Sequence[Waiting]) -> list[str]:
 
 def _need(task: Task, question: Waiting, *, several: bool) -> str:
     short = display.short(task.id) + (f" --call {question.place}" if several else "")
-    until = f" (until {display.when(question.until)})" if question.until else ""
+    until = f" (until {display.local(question.until)})" if question.until else ""
     match question.kind:
         case For.APPROVAL:
             return (
@@ -63,7 +63,7 @@ def _need(task: Task, question: Waiting, *, several: bool) -> str:
             )
         case For.OUTCOME:
             return (
-                f"nobody knows whether {call(question)} happened, as its worker died in it: look, then"
+                f"nobody knows whether {call(question)} happened, as it was cut off: look, then"
                 f" `cirkelline tasks resolve {short}` with --retry, --result JSON or --fail"
             )
         case For.ANSWER:

@@ -49,7 +49,7 @@ def decision(filled: Filled, task: UUID) -> dict[str, Any]:
         (
             OUTCOME,
             (
-                "nobody knows whether charge(cents=500) happened, as its worker died in it: look, then"
+                "nobody knows whether charge(cents=500) happened, as it was cut off: look, then"
                 " `cirkelline tasks resolve TASK` with --retry, --result JSON or --fail"
             ),
         ),
@@ -84,7 +84,7 @@ def test_approve_puts_the_task_in_line_and_says_so(cirkelline: Commands, filled:
     assert decision(filled, task)["verdict"] == "approve"
     again = cirkelline("tasks", "approve", str(task))
     assert again.code == 1
-    assert "does not wait for an approval: it is pending" in again.err
+    assert "does not wait for an approval, or not any more: it is pending" in again.err
 
 
 def test_reject_keeps_the_reason_for_the_model(cirkelline: Commands, filled: Filled) -> None:
@@ -95,6 +95,7 @@ def test_reject_keeps_the_reason_for_the_model(cirkelline: Commands, filled: Fil
 
 def test_answer_takes_words_and_refuses_what_is_no_choice(cirkelline: Commands, filled: Filled) -> None:
     task = parked(filled, ANSWER)
+    assert cirkelline("tasks", "answer", str(task), " ").code == 2
     refused = cirkelline("tasks", "answer", str(task), "sky", "blue")
     assert (refused.code, "is none of the answers red or blue" in refused.err) == (2, True)
     assert cirkelline("tasks", "answer", str(task), "blue").code == 0
@@ -113,9 +114,11 @@ def test_resolve_says_what_became_of_a_call(
     cirkelline: Commands, filled: Filled, given: list[str], verdict: str, value: object
 ) -> None:
     task = parked(filled, OUTCOME)
-    assert cirkelline("tasks", "resolve", str(task), *given).code == 0
+    said = cirkelline("tasks", "resolve", str(task), *given).out
+    then = "ends as failed" if verdict == "fail" else "goes on"
     kept = decision(filled, task)
     assert (kept["verdict"], kept.get("value")) == (verdict, value)
+    assert said == f"decided: the task {then} (`cirkelline tasks wait {str(task)[:8]}`)\n"
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_a_replay_that_comes_to_something_else_fails_and_says_where(
 def test_a_task_that_never_ran_cannot_be_replayed(cirkelline: Commands, filled: Filled) -> None:
     result = cirkelline("tasks", "replay", str(filled.task(filled.agent())))
     assert result.code == 2
-    assert "has no run on record" in result.err
+    assert "has no answer of a model on record" in result.err
 
 
 def test_a_bad_price_list_stops_a_daemon_before_it_begins(

@@ -212,5 +212,7 @@ def test_a_trace_tells_what_each_step_gave_or_why_it_failed(run: Any, cirkelline
     assert 'step fetch → ["inbox/a", "inbox/b"]' in out
     assert "step count → 2" in out
     assert "completed at attempt 1: 2 steps, " in out
+    replayed = cirkelline("tasks", "replay", done)
+    assert (replayed.code, "is a run of a workflow, which asks no model" in replayed.err) == (2, True)
     traced = cirkelline("tasks", "trace", failed.document["run_id"]).out
     assert "step count → failed: ValueError: no counting today" in traced

@@ -287,6 +287,14 @@ async def test_a_person_may_let_a_task_fail_whose_call_nobody_knows_about(
     task = await gone_on(place, task_id)
     assert (task.status, task.error) == ("failed", "charge failed, as was decided: ask the bank")
     assert marks(place) == ["charge 500"]
+    # To try again is not to know what happened: the question is open again, and the tool does not run.
+    async with place.db.connection() as conn:
+        await tasks.retry(conn, task_id)
+    async with place.working():
+        assert [question.kind for question in await place.waiting(task_id)] == [For.OUTCOME]
+    await decide(place, deciding.resolve, task_id, Verdict.RESULT, value="charged", state_limit=65536)
+    assert (await gone_on(place, task_id)).result["output"] == "charged"
+    assert marks(place) == ["charge 500"]
 
 
 # What happens meanwhile ----------------------------------------------------------------------------------------------
@@ -364,9 +372,11 @@ async def test_a_turn_that_is_parked_holds_up_no_other_turn_of_its_session(place
 async def test_a_decision_nobody_waits_for_is_refused_with_what_is_waited_for(place: Workplace) -> None:
     await prepare(place, ASK)
     task_id = await parked(place)
-    with pytest.raises(NotAsked, match="does not wait for an approval, but for an answer"):
+    with pytest.raises(NotAsked, match="does not wait for an approval, or not any more, but for an answer"):
         await decide(place, deciding.approve, task_id)
     with pytest.raises(NotAsked, match=r"at '3\.0', but at 1\.0"):
         await decide(place, deciding.answer, task_id, "red", call="3.0")
-    with pytest.raises(CirkellineError, match="does not wait for a decision on what happened, but for an answer"):
+    with pytest.raises(
+        CirkellineError, match="does not wait for a decision on what happened, or not any more, but for an answer"
+    ):
         await decide(place, deciding.resolve, task_id, Verdict.RETRY, state_limit=65536)

@@ -192,7 +192,7 @@ async def test_steps_of_another_format_are_only_put_in_order(place: Workplace) -
 
 async def test_a_task_that_never_ran_cannot_be_run_again(place: Workplace) -> None:
     await clerk(place, COUNTED)
-    with pytest.raises(NothingRecorded, match="no run on record"):
+    with pytest.raises(NothingRecorded, match="no answer of a model on record"):
         await replaying.replay(place.db, await place.task(await place.submit("clerk")))
 
 

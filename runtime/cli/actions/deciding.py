@@ -55,10 +55,12 @@ async def _resolved(reference: str, call: str | None, verdict: Verdict, value: A
             conn, task, verdict, value=value, call=call, by=settings.user, state_limit=settings.state_limit
         )
 
-    return await _decided(reference, "decided", resolve)
+    return await _decided(reference, "decided", resolve, fails=verdict is Verdict.FAIL)
 
 
-async def _decided(reference: str, done: str, decide: Callable[[Conn, UUID], Awaitable[None]]) -> Answer:
+async def _decided(
+    reference: str, done: str, decide: Callable[[Conn, UUID], Awaitable[None]], *, fails: bool = False
+) -> Answer:
     async with opening.connected() as conn:
         task_id = await tasks.resolve(conn, reference)
         await decide(conn, task_id)
@@ -71,7 +73,7 @@ async def _decided(reference: str, done: str, decide: Callable[[Conn, UUID], Awa
     elif task.ended:
         then = f"the task has {task.status}"
     else:
-        then = f"the task goes on (`cirkelline tasks wait {short}`)"
+        then = f"the task {'ends as failed' if fails else 'goes on'} (`cirkelline tasks wait {short}`)"
         if not alive:
             console.warn(waiting.NO_WORKER)
     return Answer(task_actions.document(task), [Text(f"{done}: {then}")])

@@ -185,9 +185,9 @@ def _ended(task: Task, why: str | None) -> Answer:
         complaint = f"task {display.short(task.id)} waits for a decision: {why}"
         return Answer(document(task, why), exit_code=failures.UNDECIDED, complaint=complaint)
     reason = f": {_error(task)}" if task.status == TaskStatus.FAILED else ""
-    complaint = (
-        f"task {display.short(task.id)} {_was(task)}{reason} (`cirkelline tasks retry {display.short(task.id)}`)"
-    )
+    # Some reasons say themselves in which way it is to be tried again.
+    remedy = "" if "tasks retry" in reason else f" (`cirkelline tasks retry {display.short(task.id)}`)"
+    complaint = f"task {display.short(task.id)} {_was(task)}{reason}{remedy}"
     return Answer(document(task), exit_code=failures.FAILED, complaint=complaint)
 
 

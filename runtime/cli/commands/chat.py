@@ -22,7 +22,7 @@ def command(ctx: click.Context, agent: str | None, user: str | None, session: st
     stops the answer, Ctrl-D ends the chat; all that was said is kept.
 
     Where stdin is no terminal, each line of it is a turn and only answers are written on stdout; the first turn that is
-    not answered ends the chat with exit code 1.
+    not answered ends the chat with exit code 1, or 4 if it waits for a decision.
     """
     from cirkelline.runtime.cli.actions import chatting
 

@@ -52,7 +52,8 @@ def submit(
     """Give an agent a task.
 
     INPUT is text (several words are one text), or `-` for stdin. Without --wait the command ends at once, and a worker
-    (`cirkelline up`) runs the task. With it the exit code is 1 if the task fails, and 3 if --timeout passes first.
+    (`cirkelline up`) runs the task. With it the exit code is 1 if the task fails, 3 if --timeout passes first, and 4 if it
+    waits for a decision.
     """
     if timeout is not None and not wait_for_it:
         raise click.UsageError("--timeout goes with --wait", click.get_current_context())
@@ -132,7 +133,7 @@ _call: Final = click.option("--call", type=NAME, help="Which call, where several
 def approve(task: str, call: str | None) -> Work:
     """Let a tool call run that waits for approval; `tasks show` shows its arguments.
 
-    The task goes on at once, on any worker. Of decisions that race, the first one counts.
+    The task goes on, on any worker, once nothing else of it waits. Of decisions that race, the first one counts.
     """
     from cirkelline.runtime.cli.actions import deciding
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -25,11 +26,12 @@ from cirkelline.configs.settings import Settings, load_settings
 from cirkelline.runtime import applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied
 from cirkelline.runtime.composition import Opened
-from cirkelline.state import agents, parking, tasks, users
+from cirkelline.state import agents, parking, submitting, tasks, users
 from cirkelline.state import workflows as records
 from cirkelline.state.agents import Agent
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.parking import Waiting
+from cirkelline.state.submitting import NewTask
 from cirkelline.state.tasks import Task, TaskStatus
 from cirkelline.state.workflows import WorkflowRun
 from cirkelline.tools.toolbox import Toolbox
@@ -243,15 +245,37 @@ class Runtime:
             async with _working(opened, toolbox, environ) if worker else contextlib.nullcontext():
                 yield runtime
 
-    async def submit(self, agent: str, input: Any, *, user: str | None = None, type: str = "task") -> Submitted:
-        """Put a task in line for an agent; `input` is text, or any JSON. Raises: AgentNotFound."""
+    async def submit(
+        self,
+        agent: str,
+        input: Any,
+        *,
+        user: str | None = None,
+        type: str = "task",
+        priority: int = 0,
+        at: datetime | None = None,
+        delay: float | None = None,
+        key: str | None = None,
+    ) -> Submitted:
+        """Put a task in line for an agent; `input` is text, or any JSON.
+
+        It runs from `at` on, or after `delay` seconds, those of a higher priority first. With a `key` the same submission is
+        the same task, however often it is made. Raises: AgentNotFound, SubmissionRefused, KeyTaken.
+        """
         async with self.opened.db.connection() as conn:
             agent_id = (await agents.answering(conn, agent)).id
             user_id = (await users.ensure(conn, user)).id if user is not None else None
-            task_id = await tasks.submit(
-                conn, agent_id=agent_id, payload={"input": input}, task_type=type, user_id=user_id
+            new = NewTask(
+                agent_id=agent_id,
+                payload={"input": input},
+                task_type=type,
+                user_id=user_id,
+                priority=priority,
+                run_at=at,
+                delay=delay,
+                key=key,
             )
-        return Submitted(task_id, self.opened.db)
+            return Submitted((await submitting.submit(conn, new)).id, self.opened.db)
 
     async def submit_workflow(
         self, name: str, input: Mapping[str, Any] | None = None, *, user: str | None = None

@@ -11,8 +11,9 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from cirkelline.configs.errors import CirkellineError, UsageError
-from cirkelline.state import jsonb
+from cirkelline.state import jsonb, submitting
 from cirkelline.state.connection import Conn
+from cirkelline.state.submitting import NewTask
 
 
 class TaskStatus(StrEnum):
@@ -26,16 +27,11 @@ class TaskStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-LONGEST_TYPE: Final = 100
 ENDED: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
 class TaskNotFound(UsageError):
     """No task has that id."""
-
-
-class TaskTypeRefused(UsageError):
-    """A task's type does not fit its column."""
 
 
 class TaskNotRetryable(CirkellineError):
@@ -59,6 +55,7 @@ class Task:
     user_id: UUID | None
     priority: int | None
     run_at: datetime | None
+    key: str | None
     attempt: int | None
     deaths: int | None
     worker: UUID | None
@@ -76,14 +73,6 @@ class Task:
         return self.status in ENDED
 
 
-SUBMIT: Final = """
-INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id)
-VALUES (coalesce(%(id)s::uuid, gen_random_uuid()), %(agent_id)s::uuid, %(task_type)s::text, %(payload)s::jsonb,
-        %(session_id)s::uuid, %(user_id)s::uuid)
-RETURNING id
-"""
-
-
 async def submit(
     conn: Conn,
     *,
@@ -94,34 +83,19 @@ async def submit(
     user_id: UUID | None = None,
     task_id: UUID | None = None,
 ) -> UUID:
-    """Put one task in line for an agent and return its id; `payload` is any JSON, usually `{"input": …}`.
+    """Put one task in line for an agent and return its id; `submitting` can do more.
 
     Raises: TaskTypeRefused.
     """
-    if len(task_type) > LONGEST_TYPE or jsonb.clean_text(task_type) != task_type:
-        raise TaskTypeRefused(
-            f"{task_type[:40]!r}… cannot be a task's type: give at most {LONGEST_TYPE} plain characters"
-        )
-    cursor = await conn.execute(
-        SUBMIT,
-        {
-            "id": task_id,
-            "agent_id": agent_id,
-            "task_type": task_type,
-            "payload": jsonb.dumps(payload),
-            "session_id": session_id,
-            "user_id": user_id,
-        },
+    new = NewTask(
+        agent_id=agent_id, payload=payload, task_type=task_type, session_id=session_id, user_id=user_id, id=task_id
     )
-    row = await cursor.fetchone()
-    if row is None:  # a rule or a trigger of somebody else swallowed the row
-        raise CirkellineError("the database took the task but kept no row: look for a rule on runtime.tasks")
-    return UUID(str(row[0]))
+    return (await submitting.submit(conn, new)).id
 
 
 TASKS: Final = """
 SELECT t.id, t.agent_id, coalesce(a.handle, a.name) AS agent, t.task_type, t.status, t.payload, t.result, t.created_at,
-       t.completed_at, t.session_id, t.user_id, t.priority, t.run_at, t.attempt, t.deaths, t.worker, t.error,
+       t.completed_at, t.session_id, t.user_id, t.priority, t.run_at, t.key, t.attempt, t.deaths, t.worker, t.error,
        t.state_version, t.definition_version, t.submitted_at, t.started_at, t.finished_at, t.adopted
   FROM runtime.tasks t LEFT JOIN runtime.agents a ON a.id = t.agent_id
 """

@@ -105,6 +105,23 @@ class Day(click.ParamType[date | None]):
             self.fail(f"{text!r} is no day: write 2026-03-01, 30d for 30 days ago, or all", param, ctx)
 
 
+class Moment(click.ParamType[datetime]):
+    """A moment: `2026-03-01T09:00` where the command runs, or with a zone: `2026-03-01T09:00+01:00`, `…Z`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the moment with its zone."""
+        text = str(value).strip()
+        try:
+            found = datetime.fromisoformat(text).astimezone()
+        except (ValueError, OverflowError, OSError):
+            found = None
+        if found is None or len(text) <= len("2026-03-01"):
+            self.fail(f"{text!r} is no time: write 2026-03-01T09:00, or with a zone 2026-03-01T09:00+01:00", param, ctx)
+        return found
+
+
 class FileOrFolder(click.ParamType[Path]):
     """A path of any kind; whoever reads it says what is wrong with it."""
 
@@ -139,7 +156,10 @@ ANY_TEXT: Final = AnyText()
 DURATION: Final = Duration()
 POSITION: Final = Position()
 DAY: Final = Day()
+MOMENT: Final = Moment()
+KEY: Final = Name()
 FILE_OR_FOLDER: Final = FileOrFolder()
 FOLDER: Final = Folder()
 VERSION: Final = click.IntRange(1, LARGEST)
+PRIORITY: Final = click.IntRange(-1000, 1000)
 LIMIT: Final = click.IntRange(1, 10_000)

@@ -345,7 +345,7 @@ def test_list_filters_by_status_agent_and_session(cirkelline: Commands, filled: 
 def test_list_shows_short_ids_and_one_line_each(cirkelline: Commands, filled: Filled) -> None:
     task = filled.task(filled.agent(), "a\nb\tc " + "long " * 100)
     head, line, *rest = cirkelline("tasks", "list").out.splitlines()
-    assert head.split() == ["task", "agent", "status", "created", "type", "input"]
+    assert head.split() == ["task", "agent", "status", "created", "priority", "runs", "type", "input"]
     assert line.startswith(f"{str(task)[:8]}  helper  pending  ")
     assert "a b c long" in line
     assert rest == []

@@ -10,7 +10,8 @@ import scene
 from cirkelline.state import claims, snapshots, standing, tasks, wakeups, workers
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.snapshots import SnapshotNotFound
-from cirkelline.state.tasks import TaskNotFound, TaskTypeRefused
+from cirkelline.state.submitting import TaskTypeRefused
+from cirkelline.state.tasks import TaskNotFound
 
 
 async def test_a_submitted_task_is_pending_and_as_it_was_put(conn: Conn) -> None:

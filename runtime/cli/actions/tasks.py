@@ -25,7 +25,7 @@ _TONES: Final[dict[str, Tone]] = {
     TaskStatus.RUNNING: "busy",
     TaskStatus.WAITING: "busy",
 }
-_HEADINGS: Final = ("task", "agent", "status", "created", "type", "input")
+_HEADINGS: Final = ("task", "agent", "status", "created", "priority", "runs", "type", "input")
 _FIRST_POLL: Final = 0.05  # s
 _LONGEST_POLL: Final = 0.5  # s
 
@@ -46,6 +46,7 @@ def document(task: Task, why: str | None = None) -> dict[str, Any]:
         "user_id": task.user_id,
         "priority": task.priority,
         "run_at": task.run_at,
+        "key": task.key,
         "attempt": task.attempt,
         "worker": task.worker,
         "state_version": task.state_version,
@@ -76,6 +77,8 @@ def _rows(found: Sequence[Task]) -> list[Sequence[Cell]]:
             task.agent or "-",
             _status(task),
             display.ago(task.submitted_at or task.created_at),
+            str(task.priority or 0),
+            display.ago(task.run_at) if task.status == TaskStatus.PENDING and task.run_at else "-",
             task.task_type or "-",
             display.value(_input(task.payload), 70),
         )
@@ -104,24 +107,6 @@ async def search(words: str, limit: int) -> Answer:
     return _listed(found, f"no task's type or input holds {words!r}")
 
 
-async def submit(agent: str, given: Any, *, task_type: str, wait_for_it: bool, patience: float | None) -> Answer:
-    """Put a task in line; say what will keep it from running; wait for its end when asked."""
-    async with opening.database(migrate=True) as opened:
-        async with opened.db.connection() as conn:
-            found = await agents.answering(conn, agent)
-            task_id = await tasks.submit(conn, agent_id=found.id, payload={"input": given}, task_type=task_type)
-            obstacle = await obstacle_to(conn, found)
-            task = await tasks.get(conn, task_id)
-        if obstacle:
-            console.warn(obstacle)
-        if wait_for_it:
-            return await _followed(opened.db, task, patience, told=obstacle is not None)
-    said = (
-        f"task {display.short(task_id)} submitted to {found.label} (`cirkelline tasks wait {display.short(task_id)}`)"
-    )
-    return Answer(document(task, obstacle), [Text(said)])
-
-
 async def obstacle_to(conn: Conn, agent: Agent) -> str | None:
     """Return what keeps an agent's tasks from running at present, or None."""
     return waiting.unfit(agent) or (None if await workers.any_alive(conn) else waiting.NO_WORKER)
@@ -132,10 +117,11 @@ async def wait(reference: str, patience: float | None) -> Answer:
     async with opening.database() as opened:
         async with opened.db.connection() as conn:
             task = await tasks.get(conn, await tasks.resolve(conn, reference))
-        return await _followed(opened.db, task, patience, told=False)
+        return await followed(opened.db, task, patience, told=False)
 
 
-async def _followed(db: Database, task: Task, patience: float | None, *, told: bool) -> Answer:
+async def followed(db: Database, task: Task, patience: float | None, *, told: bool) -> Answer:
+    """Wait for a task's end and answer with its output; say what keeps it from starting, unless that was `told`."""
     try:
         async with asyncio.timeout(patience):
             return _ended(*await _end(db, task, told=told))
@@ -242,11 +228,23 @@ def _facts(task: Task, why: str | None) -> list[tuple[str, Cell]]:
     elif task.error and task.status != TaskStatus.WAITING and not task.ended:
         pairs.append(("before", f"given back: {task.error}"))
     pairs.append(("submitted", display.when(task.submitted_at or task.created_at)))
+    pairs += _order_facts(task)
     pairs += _run_facts(task)
     if task.session_id:
         pairs.append(("session", str(task.session_id)))
     if task.adopted:
         pairs.append(("adopted", "yes, it was here before cirkelline"))
+    return pairs
+
+
+def _order_facts(task: Task) -> list[tuple[str, Cell]]:
+    pairs: list[tuple[str, Cell]] = []
+    if task.priority:
+        pairs.append(("priority", str(task.priority)))
+    if task.run_at:
+        pairs.append(("runs from", display.when(task.run_at)))
+    if task.key:
+        pairs.append(("key", display.line(task.key, 255)))
     return pairs
 
 

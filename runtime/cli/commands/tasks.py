@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -37,6 +38,12 @@ def command() -> None:
     show_default=True,
     help="Your own word for the kind of task.",
 )
+@click.option(
+    "--priority", type=parameters.PRIORITY, default=0, show_default=True, help="Higher ones of those in line go first."
+)
+@click.option("--at", "run_at", type=parameters.MOMENT, help="Run it from then on: 2026-03-01T09:00, or with a zone.")
+@click.option("--in", "delay", type=DURATION, help="Run it after this long, such as 30s or 2h.")
+@click.option("--key", type=parameters.KEY, help="A key of yours: however often it is submitted, it is one task.")
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait for the end and print the output.")
 @_timeout
 def submit(
@@ -46,6 +53,10 @@ def submit(
     file: str | None,
     json_input: bool,
     task_type: str,
+    priority: int,
+    run_at: datetime | None,
+    delay: float | None,
+    key: str | None,
     wait_for_it: bool,
     timeout: float | None,
 ) -> Work:
@@ -54,13 +65,19 @@ def submit(
     INPUT is text (several words are one text), or `-` for stdin. Without --wait the command ends at once, and a worker
     (`cirkelline up`) runs the task. With it the exit code is 1 if the task fails, 3 if --timeout passes first, and 4 if it
     waits for a decision.
+
+    With --key the same submission is the same task until that task is removed; another input for the key is refused.
     """
     if timeout is not None and not wait_for_it:
         raise click.UsageError("--timeout goes with --wait", click.get_current_context())
-    from cirkelline.runtime.cli.actions import inputs, tasks
+    if run_at is not None and delay is not None:
+        raise click.UsageError("give --at or --in, not both", click.get_current_context())
+    from cirkelline.runtime.cli.actions import inputs, submitting
 
-    given: Any = inputs.read(input, file, as_json=json_input)
-    return tasks.submit(agent, given, task_type=task_type, wait_for_it=wait_for_it, patience=timeout)
+    wanted = submitting.Wanted(
+        inputs.read(input, file, as_json=json_input), task_type, priority, run_at=run_at, delay=delay, key=key
+    )
+    return submitting.submit(agent, wanted, wait_for_it=wait_for_it, patience=timeout)
 
 
 @command.add("list", example="cirkelline tasks list --status failed")

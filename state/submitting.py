@@ -1,0 +1,144 @@
+"""Putting tasks in line: one, one for a key whoever asks how often, or many with one statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from cirkelline.configs.errors import CirkellineError, UsageError
+from cirkelline.state import jsonb
+from cirkelline.state.connection import Conn
+
+LONGEST_TYPE: Final = 100
+LONGEST_KEY: Final = 255
+PRIORITIES: Final = (-1000, 1000)
+_NO_ROW: Final = "the database took the task but kept no row: look for a rule on runtime.tasks"
+
+
+class TaskTypeRefused(UsageError):
+    """A task's type does not fit its column."""
+
+
+class SubmissionRefused(UsageError):
+    """A task's key, priority or time cannot be kept."""
+
+
+class KeyTaken(UsageError):
+    """A key stands for a task that asks for something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task to put in line; `payload` is any JSON, usually `{"input": …}`.
+
+    It runs from `run_at` on, or `delay` seconds from now by the database's clock, or at once. Of several with one `key`
+    for one agent only the first becomes a task.
+    """
+
+    agent_id: UUID
+    payload: Any
+    task_type: str = "task"
+    session_id: UUID | None = None
+    user_id: UUID | None = None
+    id: UUID | None = None
+    priority: int = 0
+    run_at: datetime | None = None
+    delay: float | None = None
+    key: str | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return what a statement is given. Raises: TaskTypeRefused, SubmissionRefused; ValueError for what is not JSON."""
+        _check(self)
+        return {
+            "id": self.id,
+            "agent_id": self.agent_id,
+            "task_type": self.task_type,
+            "payload": jsonb.dumps(self.payload),
+            "session_id": self.session_id,
+            "user_id": self.user_id,
+            "priority": self.priority,
+            "run_at": self.run_at,
+            "delay": self.delay,
+            "key": self.key,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A task in line; not `new` when its key had named it before."""
+
+    id: UUID
+    new: bool
+
+
+def _check(task: NewTask) -> None:
+    if len(task.task_type) > LONGEST_TYPE or jsonb.clean_text(task.task_type) != task.task_type:
+        raise TaskTypeRefused(
+            f"{task.task_type[:40]!r}… cannot be a task's type: give at most {LONGEST_TYPE} plain characters"
+        )
+    if task.key is not None and not (task.key.isprintable() and 0 < len(task.key) <= LONGEST_KEY):
+        raise SubmissionRefused(
+            f"{task.key[:40]!r} cannot be a task's key: give 1 to {LONGEST_KEY} characters that can be shown"
+        )
+    if not PRIORITIES[0] <= task.priority <= PRIORITIES[1]:
+        raise SubmissionRefused(f"a priority is from {PRIORITIES[0]} to {PRIORITIES[1]}, not {task.priority}")
+    if task.run_at is not None and task.run_at.tzinfo is None:
+        raise SubmissionRefused(f"the time {task.run_at} has no zone, so nobody knows when it is: give it one")
+    if task.run_at is not None and task.delay is not None:
+        raise SubmissionRefused("give the time a task runs at or how long it waits, not both")
+
+
+SUBMIT: Final = """
+INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id, priority, run_at)
+VALUES (coalesce(%(id)s::uuid, gen_random_uuid()), %(agent_id)s::uuid, %(task_type)s::text, %(payload)s::jsonb,
+        %(session_id)s::uuid, %(user_id)s::uuid, %(priority)s::integer,
+        coalesce(%(run_at)s::timestamptz, clock_timestamp() + make_interval(secs => %(delay)s::double precision)))
+RETURNING id
+"""
+
+
+async def submit(conn: Conn, task: NewTask) -> Entered:
+    """Put one task in line. Raises: TaskTypeRefused, SubmissionRefused, KeyTaken."""
+    if task.key is not None:
+        return await _submit_once(conn, task)
+    row = await (await conn.execute(SUBMIT, task.columns())).fetchone()
+    if row is None:  # a rule or a trigger of somebody else swallowed the row
+        raise CirkellineError(_NO_ROW)
+    return Entered(UUID(str(row[0])), new=True)
+
+
+SUBMIT_ONCE: Final = """
+INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id, priority, run_at, key)
+VALUES (coalesce(%(id)s::uuid, gen_random_uuid()), %(agent_id)s::uuid, %(task_type)s::text, %(payload)s::jsonb,
+        %(session_id)s::uuid, %(user_id)s::uuid, %(priority)s::integer,
+        coalesce(%(run_at)s::timestamptz, clock_timestamp() + make_interval(secs => %(delay)s::double precision)),
+        %(key)s::text)
+ON CONFLICT (agent_id, key) WHERE key IS NOT NULL DO NOTHING
+RETURNING id
+"""
+KEYED: Final = """
+SELECT t.id, (t.payload, t.task_type, t.user_id)
+             IS NOT DISTINCT FROM (%(payload)s::jsonb, %(task_type)s::text, %(user_id)s::uuid)
+  FROM runtime.tasks t WHERE t.agent_id = %(agent_id)s::uuid AND t.key = %(key)s::text
+"""
+
+
+async def _submit_once(conn: Conn, task: NewTask) -> Entered:
+    columns = task.columns()
+    for _ in range(10):
+        # Who loses a race waits here for the winner's transaction; the next statement then sees its task.
+        row = await (await conn.execute(SUBMIT_ONCE, columns)).fetchone()
+        if row is not None:
+            return Entered(UUID(str(row[0])), new=True)
+        found = await (await conn.execute(KEYED, columns)).fetchone()
+        if found is not None:
+            if not found[1]:
+                raise KeyTaken(
+                    f"the key {task.key!r} is that of task {found[0]}, which asks for something else:"
+                    " give the same input, type and user, or another key"
+                )
+            return Entered(UUID(str(found[0])), new=False)
+        # It has been removed in between, which makes the key free again.
+    raise CirkellineError(_NO_ROW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -50,19 +51,29 @@ class NewTask:
 
     def columns(self) -> dict[str, Any]:
         """Return what a statement is given. Raises: TaskTypeRefused, SubmissionRefused; ValueError for what is not JSON."""
-        _check(self)
         return {
             "id": self.id,
             "agent_id": self.agent_id,
-            "task_type": self.task_type,
             "payload": jsonb.dumps(self.payload),
             "session_id": self.session_id,
             "user_id": self.user_id,
-            "priority": self.priority,
             "run_at": self.run_at,
-            "delay": self.delay,
-            "key": self.key,
+            **self._plain(),
         }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return one of many as JSON has it. Raises: TaskTypeRefused, SubmissionRefused."""
+        return {
+            "agent_id": str(self.agent_id),
+            "payload": self.payload,
+            "user_id": str(self.user_id) if self.user_id else None,
+            "run_at": self.run_at.isoformat() if self.run_at else None,
+            **self._plain(),
+        }
+
+    def _plain(self) -> dict[str, Any]:
+        _check(self)
+        return {"task_type": self.task_type, "priority": self.priority, "delay": self.delay, "key": self.key}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +153,45 @@ async def _submit_once(conn: Conn, task: NewTask) -> Entered:
             return Entered(UUID(str(found[0])), new=False)
         # It has been removed in between, which makes the key free again.
     raise CirkellineError(_NO_ROW)
+
+
+SUBMIT_MANY: Final = """
+INSERT INTO runtime.tasks (agent_id, task_type, payload, user_id, priority, run_at, key)
+SELECT n.agent_id, n.task_type, n.payload, n.user_id, n.priority,
+       coalesce(n.run_at, clock_timestamp() + make_interval(secs => n.delay)), n.key
+  FROM ROWS FROM (jsonb_to_recordset(%(tasks)s::jsonb) AS (
+       agent_id UUID, task_type TEXT, payload JSONB, user_id UUID, priority INTEGER, run_at TIMESTAMPTZ,
+       delay DOUBLE PRECISION, key TEXT)) WITH ORDINALITY AS n
+ ORDER BY n.ordinality
+ON CONFLICT (agent_id, key) WHERE key IS NOT NULL DO NOTHING
+"""
+KEYED_OTHERWISE: Final = """
+SELECT n.ordinality - 1, t.id
+  FROM ROWS FROM (jsonb_to_recordset(%(tasks)s::jsonb) AS (
+       agent_id UUID, task_type TEXT, payload JSONB, user_id UUID, key TEXT)) WITH ORDINALITY AS n
+  JOIN runtime.tasks t ON t.agent_id = n.agent_id AND t.key = n.key
+ WHERE (t.payload, t.task_type, t.user_id) IS DISTINCT FROM (n.payload, n.task_type, n.user_id)
+ ORDER BY n.ordinality LIMIT 1
+"""
+
+
+class OneKeyTaken(KeyTaken):
+    """One of many tasks has a key that stands for something else; `index` says which, and `task_id` is that other task."""
+
+    def __init__(self, index: int, key: str | None, task_id: UUID) -> None:
+        super().__init__(f"the key {key!r} is that of task {task_id}, which asks for something else: give another key")
+        self.index = index
+
+
+async def submit_many(conn: Conn, tasks: Sequence[NewTask]) -> int:
+    """Put these tasks in line in their order, and return how many are new; the others' keys had named them before.
+
+    Call it in a transaction: it raises after it has written. Raises: as `submit`, and OneKeyTaken.
+    """
+    text = {"tasks": jsonb.dumps([task.as_json() for task in tasks])}
+    cursor = await conn.execute(SUBMIT_MANY, text)
+    if cursor.rowcount < len(tasks):
+        other = await (await conn.execute(KEYED_OTHERWISE, text)).fetchone()
+        if other is not None:
+            raise OneKeyTaken(int(other[0]), tasks[other[0]].key, UUID(str(other[1])))
+    return cursor.rowcount

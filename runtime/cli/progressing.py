@@ -12,6 +12,7 @@ from cirkelline.agents.weights import Progress
 from cirkelline.runtime.cli import console, display
 
 _STEPS: Final = 10  # lines that a whole download takes where there is no bar
+_MANY: Final = 20_000  # of what is counted; fewer are done before anybody reads a line
 
 
 @contextmanager
@@ -73,3 +74,26 @@ def _bar() -> Generator[Callable[[Progress], None]]:
                 bar.print(escape(display.safe(progress.message)))
 
         yield tell
+
+
+@contextmanager
+def counted(total: int, noun: str) -> Generator[Callable[[int], None]]:
+    """Lend a function that shows how many of `total` are done: a bar on a terminal, every tenth of thousands elsewhere."""
+    if console.on_terminal(sys.stderr):
+        from rich import progress as bars
+        from rich.console import Console
+
+        columns = (bars.TextColumn(f"{noun}s"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    said = 0
+
+    def tell(done: int) -> None:
+        nonlocal said
+        if total >= _MANY and done * _STEPS // total > said:
+            said = done * _STEPS // total
+            console.note(f"{done:,} of {display.count(total, noun)}")
+
+    yield tell

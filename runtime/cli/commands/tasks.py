@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from cirkelline.runtime.cli import parameters
 from cirkelline.runtime.cli.answers import Work
@@ -26,9 +27,16 @@ def command() -> None:
 
 
 @command.add("submit", example='cirkelline tasks submit assistant "What is 17 * 23?" --wait')
-@click.argument("agent", type=NAME)
+@click.argument("agent", type=NAME, required=False)
 @click.argument("input", nargs=-1, metavar="[INPUT]...", type=parameters.ANY_TEXT)
 @click.option("--file", type=click.Path(allow_dash=True), help="Read the input from a file, or from stdin with `-`.")
+@click.option(
+    "--from",
+    "lines",
+    type=click.Path(allow_dash=True),
+    metavar="FILE.jsonl",
+    help='Submit a file of tasks, one JSON object to a line: {"agent": …, "input": …}; or stdin with `-`.',
+)
 @click.option("--json-input", is_flag=True, help="The input is JSON, not text.")
 @click.option(
     "--type",
@@ -48,9 +56,10 @@ def command() -> None:
 @_timeout
 def submit(
     *,
-    agent: str,
+    agent: str | None,
     input: tuple[str, ...],
     file: str | None,
+    lines: str | None,
     json_input: bool,
     task_type: str,
     priority: int,
@@ -67,7 +76,17 @@ def submit(
     waits for a decision.
 
     With --key the same submission is the same task until that task is removed; another input for the key is refused.
+
+    With --from a whole file is submitted, or nothing of it: a line may have agent, input, type, priority, at, in and key,
+    and AGENT gets those that name no agent.
     """
+    if lines is not None:
+        _goes_alone("lines", but=("agent",))
+        from cirkelline.runtime.cli.actions import bulk
+
+        return bulk.submit(lines, agent)
+    if agent is None:
+        raise click.UsageError("name the agent, then the input", click.get_current_context())
     if timeout is not None and not wait_for_it:
         raise click.UsageError("--timeout goes with --wait", click.get_current_context())
     if run_at is not None and delay is not None:
@@ -78,6 +97,16 @@ def submit(
         inputs.read(input, file, as_json=json_input), task_type, priority, run_at=run_at, delay=delay, key=key
     )
     return submitting.submit(agent, wanted, wait_for_it=wait_for_it, patience=timeout)
+
+
+def _goes_alone(option: str, but: tuple[str, ...]) -> None:
+    """Refuse what else was given on the command line."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in {option, "as_json", *but}:
+            name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.make_metavar(context)
+            raise click.UsageError(f"--from takes everything from its file: leave {name} away", context)
 
 
 @command.add("list", example="cirkelline tasks list --status failed")

@@ -96,6 +96,8 @@ class ModelError(errors.CirkellineError):
 class ModelUnavailable(ModelError):
     """The model could not be reached, timed out or failed on its side: the same call may succeed later."""
 
+    passing = True
+
 
 class ModelRefused(ModelError):
     """The provider refused us (key, permission, quota): nothing changes until an operator acts."""
@@ -108,6 +110,8 @@ class ModelRequestRejected(ModelError):
 class ModelRateLimited(ModelError):
     """The provider asked us to slow down; `retry_after` is its own advice in seconds, when it gave one."""
 
+    passing = True
+
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -116,9 +120,13 @@ class ModelRateLimited(ModelError):
 class AnswerTruncated(ModelError):
     """The answer stopped before it was whole: a cut stream, or the token limit in the middle of it."""
 
+    passing = True
+
 
 class AnswerMalformed(ModelError):
     """The answer is whole but unreadable: the model or its server broke the protocol."""
+
+    passing = True
 
 
 class AnswerBlocked(ModelError):

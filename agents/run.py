@@ -47,7 +47,9 @@ LAST_WORDS: Final = 5.0
 
 
 class WallLimit(errors.CirkellineError):
-    """A run took longer than its definition allows."""
+    """A run took longer than its definition allows; the next attempt goes on behind what this one recorded."""
+
+    passing = True
 
 
 class RunStatus(StrEnum):
@@ -81,10 +83,14 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """Why a run failed: the kind (`StepLimit`, `ModelRateLimited`, `EndRun`, …) and one sentence, without secrets."""
+    """Why a run failed: the kind (`StepLimit`, `ModelRateLimited`, `EndRun`, …) and one sentence, without secrets.
+
+    `passing` says that the same run may succeed another time.
+    """
 
     type: str
     message: str
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +199,7 @@ async def _until_over(
         limit = WallLimit(
             f"the run took longer than {durations.render(wall)}; raise limits.wall or make the task smaller"
         )
-        return RunStatus.FAILED, RunError(type(limit).__name__, str(limit))
+        return RunStatus.FAILED, RunError(type(limit).__name__, str(limit), passing=True)
     finally:
         if told is not None:
             told.cancel()
@@ -219,4 +225,5 @@ def _told(error: BaseException | None, request: RunRequest) -> RunError | None:
         # Written out here: structlog's own rendering of a traceback shows every local variable, prompts and keys too.
         trace = failures.masked("".join(traceback.format_exception(error)))
         log.error("run.broke", agent=request.spec.name, task_id=str(request.ctx.task_id), exception=trace)
-    return RunError(type(error).__name__, message)
+    passing = error.passing if isinstance(error, errors.CirkellineError) else True
+    return RunError(type(error).__name__, message, passing=passing)

@@ -7,6 +7,8 @@ class CirkellineError(Exception):
     """A failure whose message is one sentence that names the remedy; the command ends with `exit_code`."""
 
     exit_code = 1
+    passing = False
+    """Whether a task that failed of it may succeed when it is simply tried again."""
 
 
 class UsageError(CirkellineError):

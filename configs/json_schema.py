@@ -39,6 +39,7 @@ def agent_json_schema() -> dict[str, Any]:
                 "wall": _duration(*schema.WALL),
             },
         ),
+        "retry": _retry(),
     }
     version = {"const": schema.FORMAT_VERSION, "description": "The version of this file format."}
     whole = _mapping(schema.AgentSpec, parts, required=["name", "instructions"])
@@ -104,6 +105,14 @@ def _history() -> dict[str, Any]:
     wanted = {"properties": {"summarize": {"const": True}}, "required": ["summarize"]}
     window = {"messages": _integer(schema.LEAST_SUMMARIZED, schema.HISTORY[1])}
     return mapping | {"if": wanted, "then": {"properties": window}}
+
+
+def _retry() -> dict[str, Any]:
+    pause = _duration(*schema.BACKOFF)
+    mapping = _mapping(schema.RetrySpec, {"attempts": _integer(*schema.ATTEMPTS), "backoff": pause, "longest": pause})
+    once = {"anyOf": [{"not": {"required": ["attempts"]}}, {"properties": {"attempts": {"const": 1}}}]}
+    paused = {"anyOf": [{"required": ["backoff"]}, {"required": ["longest"]}]}
+    return mapping | {"not": {"allOf": [once, paused]}}
 
 
 def _list(entry: dict[str, Any], most: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ tools:
   - {python: "billing:charge_card", timeout: 30s}
 history: {messages: 20, summarize: true}
 limits: {concurrency: 4, steps: 20, wall: 5m}
+retry: {attempts: 3, backoff: 2s}
 ```
 
 An unknown key is an error. `${NAME}` and `${NAME:-default}` take a value from the environment (`$${` writes the two
@@ -49,6 +50,7 @@ _SECTIONS: Final[dict[tuple[str, ...], tuple[str, type[BaseModel]]]] = {
     ("tools", "*"): ("`tools`, an entry written as a mapping", schema.ToolSpec),
     ("history",): ("`history`", schema.HistorySpec),
     ("limits",): ("`limits`", schema.LimitsSpec),
+    ("retry",): ("`retry`", schema.RetrySpec),
 }
 _NOT_IN_THE_MODEL: Final = {
     "version": "Version of this file format: 1, or left out.",

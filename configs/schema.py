@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from cirkelline.configs import fields, models, names, scalars
+from cirkelline.configs import durations, fields, models, names, scalars
 from cirkelline.configs.effects import Effects, OnUnknown
 from cirkelline.configs.fields import Text, refuse
 
@@ -25,6 +25,8 @@ TEMPERATURE: Final = (0.0, 2.0)
 MAX_TOKENS: Final = (1, 1_000_000)
 WALL: Final = (0.1, 86_400.0)
 TIMEOUT: Final = (0.1, 3600.0)
+ATTEMPTS: Final = (1, 100)
+BACKOFF: Final = (0.1, 86_400.0)
 APPROVE_WITHIN: Final = (1.0, 366 * 86_400.0)
 LONGEST_TYPE: Final = 100  # the documents' agents.type is VARCHAR(100)
 LONGEST_CAPABILITY: Final = 100
@@ -166,6 +168,29 @@ class LimitsSpec(_Strict):
     )
 
 
+class RetrySpec(_Strict):
+    """What becomes of a task whose run failed in a way that may pass."""
+
+    attempts: Annotated[int, BeforeValidator(fields.integer(*ATTEMPTS))] = Field(
+        default=1, description="How often a task is tried in all; 1 tries it once."
+    )
+    backoff: Annotated[float, BeforeValidator(fields.seconds(*BACKOFF))] = Field(
+        default=2.0, description="The pause after the first failure; it doubles with each further one."
+    )
+    longest: Annotated[float, BeforeValidator(fields.seconds(*BACKOFF))] = Field(
+        default=600.0, description="The longest pause."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.attempts == 1 and (self.backoff, self.longest) != (2.0, 600.0):
+            raise refuse("needs attempts: of 2 or more for a pause to be of use")
+        if self.longest < self.backoff:
+            longest, backoff = durations.render(self.longest), durations.render(self.backoff)
+            raise refuse(f"is {longest}, shorter than the first pause of {backoff}", "longest")
+        return self
+
+
 def _model_fields(value: object, info: ValidationInfo) -> object:
     source = _source(info)
     return value if isinstance(value, ModelSpec) else models.read(value, source.folder if source else None)
@@ -217,6 +242,9 @@ class AgentSpec(_Strict):
     limits: Annotated[LimitsSpec, BeforeValidator(fields.mapping("{steps: 20, wall: 5m}"))] = Field(
         default=LimitsSpec(), description="What one task, and the agent as a whole, may use."
     )
+    retry: Annotated[RetrySpec, BeforeValidator(fields.mapping("{attempts: 3, backoff: 2s}"))] = Field(
+        default=RetrySpec(), description="How often a task is tried that fails in a way that may pass."
+    )
 
     @field_validator("instructions")
     @classmethod
@@ -261,6 +289,7 @@ def canonical(spec: AgentSpec) -> dict[str, Any]:
         "tools": [_tool_form(tool) for tool in spec.tools],
         "history": _changed(spec.history),
         "limits": _changed(spec.limits),
+        "retry": _changed(spec.retry),
     }
     return {key: value for key, value in form.items() if value or key in {"name", "type"}}
 
@@ -301,12 +330,13 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
         ("tools", "*"): tuple(ToolSpec.model_fields),
         ("history",): tuple(HistorySpec.model_fields),
         ("limits",): tuple(LimitsSpec.model_fields),
+        ("retry",): tuple(RetrySpec.model_fields),
     }
 
 
 # What the design gives to later releases. It is refused, never accepted and ignored: an author who writes
 # `tokens: 50_000` must not find out from a bill that it meant nothing yet.
 LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
-    (): frozenset({"memory", "knowledge", "retry", "schedules"}),
+    (): frozenset({"memory", "knowledge", "schedules"}),
     ("limits",): frozenset({"tokens"}),
 }

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -23,10 +24,11 @@ from cirkelline.runtime.registry import Prepared, Registry, Unservable
 from cirkelline.runtime.streaming import Telling
 from cirkelline.runtime.workflow_attempt import Attempt
 from cirkelline.runtime.workflows import PreparedWorkflow
-from cirkelline.state import claims
+from cirkelline.state import claims, retrying
 from cirkelline.state.claims import Claim, Finish, Finished
 from cirkelline.state.connection import Database
 from cirkelline.state.journal import Fence
+from cirkelline.state.retrying import Backoff
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.tools.execution import Executor
 
@@ -78,7 +80,7 @@ class Runner:
             yield telling
 
     async def _finish(self, run: Run, emit: events.Emit) -> Finish | None:
-        """Return what is to be written, or None when the task was given back."""
+        """Return what is to be written, or None when the task was given back or put off."""
         claim = run.claim
         try:
             prepared = await until_answered(lambda: self.registry.get(claim.agent_id, claim.definition_version), "run")
@@ -99,7 +101,7 @@ class Runner:
         fence = Fence(run.owner, run.claim.id, run.claim.attempt)
         return Recording(self.db, self.connections, fence, user_id=run.claim.user_id)
 
-    async def _invoke(self, run: Run, prepared: Prepared, recording: Recording, emit: events.Emit) -> Finish:
+    async def _invoke(self, run: Run, prepared: Prepared, recording: Recording, emit: events.Emit) -> Finish | None:
         claim = run.claim
         begun = await until_answered(lambda: invoking.begin(self.db, claim, prepared, recording), "run")
         if begun.resumed:
@@ -107,7 +109,29 @@ class Runner:
         outcome = await run_agent(
             begun.request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
         )
-        return invoking.finish(claim, prepared, begun, outcome)
+        finish = invoking.finish(claim, prepared, begun, outcome)
+        if outcome.error is not None and await self._put_off(run, prepared, outcome.error, finish):
+            return None
+        return finish
+
+    async def _put_off(self, run: Run, prepared: Prepared, error: RunError, finish: Finish) -> bool:
+        """Put a failed task back in line for another attempt, if its definition grants one; return whether it is."""
+        retry = prepared.spec.retry
+        if not error.passing or retry.attempts == 1:
+            return False
+        fence = Fence(run.owner, run.claim.id, run.claim.attempt)
+        backoff = Backoff(retry.attempts, retry.backoff, retry.longest)
+
+        async def put_off() -> datetime | None:
+            async with self.db.connection() as conn:
+                return await retrying.put_off(
+                    conn, fence, finish.steps, kind=error.type, reason=error.message, backoff=backoff
+                )
+
+        due = await until_answered(put_off, "put a task off")
+        if due is not None:
+            log.warning("task.put_off", error=error.message, due=due)
+        return due is not None
 
     async def _give_back(self, run: Run, reason: str) -> None:
         self.registry.hold_back(run.claim.agent_id, reason)

@@ -15,7 +15,10 @@ from cirkelline.state.sessions import SessionNotFound
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A task's place in line. `later`: its time has not come; `earlier_turn` of its session has to end first."""
+    """A task's place in line. `later`: its time has not come; `earlier_turn` of its session has to end first.
+
+    `attempts` is how often its agent's definition lets it be tried.
+    """
 
     queued: bool
     run_at: datetime | None
@@ -25,6 +28,7 @@ class Standing:
     cap: int | None
     busy: int
     asked_to_stop: bool
+    attempts: int
 
 
 STANDING: Final = """
@@ -38,8 +42,12 @@ SELECT q.task_id IS NOT NULL AS queued, q.run_at, coalesce(q.run_at > clock_time
              WHERE e.session_id = q.session_id AND e.sequence < q.sequence ORDER BY e.sequence LIMIT 1)
        ) AS earlier_turn,
        h.cap, (SELECT count(*) FROM runtime.claims c WHERE c.agent_id = t.agent_id)::integer AS busy,
-       EXISTS (SELECT FROM runtime.claims c WHERE c.task_id = t.id AND c.cancelled) AS asked_to_stop
+       EXISTS (SELECT FROM runtime.claims c WHERE c.task_id = t.id AND c.cancelled) AS asked_to_stop,
+       coalesce((SELECT (d.spec #>> '{retry,attempts}')::integer FROM runtime.definitions d
+                  WHERE d.agent_id = a.id AND d.version = coalesce(t.definition_version, a.definition_version)), 1)
+           AS attempts
   FROM runtime.tasks t
+  LEFT JOIN runtime.agents a ON a.id = t.agent_id
   LEFT JOIN runtime.queue q ON q.task_id = t.id
   LEFT JOIN runtime.agent_heads h ON h.agent_id = t.agent_id
  WHERE t.id = %(id)s::uuid

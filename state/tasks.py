@@ -58,6 +58,7 @@ class Task:
     key: str | None
     attempt: int | None
     deaths: int | None
+    failures: int | None
     worker: UUID | None
     error: str | None
     state_version: int | None
@@ -95,7 +96,7 @@ async def submit(
 
 TASKS: Final = """
 SELECT t.id, t.agent_id, coalesce(a.handle, a.name) AS agent, t.task_type, t.status, t.payload, t.result, t.created_at,
-       t.completed_at, t.session_id, t.user_id, t.priority, t.run_at, t.key, t.attempt, t.deaths, t.worker, t.error,
+       t.completed_at, t.session_id, t.user_id, t.priority, t.run_at, t.key, t.attempt, t.deaths, t.failures, t.worker, t.error,
        t.state_version, t.definition_version, t.submitted_at, t.started_at, t.finished_at, t.adopted
   FROM runtime.tasks t LEFT JOIN runtime.agents a ON a.id = t.agent_id
 """
@@ -226,7 +227,7 @@ RETRY: Final = """
 WITH retried AS (
     UPDATE runtime.tasks t
        SET status = 'pending', result = NULL, error = NULL, completed_at = NULL, finished_at = NULL, deaths = 0,
-           state_version = NULL,
+           failures = NULL, run_at = NULL, state_version = NULL,
            tokens_counted = CASE WHEN NOT %(from_start)s::boolean THEN t.tokens_counted END,
            definition_version = CASE WHEN NOT %(from_start)s AND EXISTS (
                SELECT FROM runtime.journal j WHERE j.task_id = t.id AND j.call >= -1) THEN t.definition_version END

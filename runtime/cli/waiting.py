@@ -96,7 +96,7 @@ def _pending(task: Task, agent: Agent | None, standing: Standing | None, workers
         return "it names no agent, so nobody runs it: `cirkelline tasks cancel` it"
     return (
         unfit(agent)
-        or (_out_of_line(standing) if standing else None)
+        or (_out_of_line(task, standing) if standing else None)
         or _unclaimed(task, agent, standing, [worker for worker in workers if _serves(worker, task)])
     )
 
@@ -115,9 +115,12 @@ def unfit(agent: Agent) -> str | None:
     return None
 
 
-def _out_of_line(standing: Standing) -> str | None:
+def _out_of_line(task: Task, standing: Standing) -> str | None:
     if not standing.queued:
         return "it is not in line (written with triggers off?): cancel it, then `cirkelline tasks retry` it"
+    if standing.later and task.failures:
+        tried = f"attempt {task.failures} of {standing.attempts} failed ({display.line(task.error or '-', 200)})"
+        return f"{tried}: the next one is due {display.when(standing.run_at)}"
     if standing.later:
         return f"its time has not come: it runs from {display.when(standing.run_at)} on"
     if standing.earlier_turn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from command_runs import Commands, Filled
 
@@ -79,3 +81,26 @@ def test_what_is_no_option_is_refused_in_one_sentence(
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
     assert said in result.err
     assert filled.sql("SELECT 1 FROM runtime.tasks") == []
+
+
+def test_show_lists_every_attempt_that_failed(cirkelline: Commands, filled: Filled) -> None:
+    agent = filled.agent(retry={"attempts": 3})
+    worker = filled.worker()
+    task = filled.task(agent)
+    (claim,) = filled.claim(agent, worker)
+    put_off = "SELECT runtime.put_off(%s, %s, 1, '[]', 'AnswerMalformed', 'no JSON in it', 3, 60, 600)"
+    filled.sql(put_off, worker, claim.id)
+    shown = cirkelline("tasks", "show", str(task)).out
+    assert "attempt 1 of 3 failed (no JSON in it): the next one is due 20" in shown
+    assert re.search(r"\ntries +1 of 3\n", shown)
+    assert "AnswerMalformed: no JSON in it" in shown
+    document = cirkelline("tasks", "show", str(task), "--json").document
+    assert (document["attempts_allowed"], [each["attempt"] for each in document["failures"]]) == (3, [1])
+    filled.sql("UPDATE runtime.tasks SET run_at = NULL")
+    filled.end(agent, status="failed", result={"error": {"type": "EndRun", "message": "closed"}}, error="closed")
+    failed = cirkelline("tasks", "show", str(task)).out
+    assert (
+        re.search(r"\ntries +2 of 3\n", failed) is not None,
+        "EndRun: closed" in failed,
+        "AnswerMalformed" in failed,
+    ) == (True,) * 3

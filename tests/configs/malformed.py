@@ -114,7 +114,16 @@ KEYS: Final = [
     _third_line("a mistyped tool option", "tools: [{name: note, time_out: 3s}]", "did you mean 'timeout'?", 22),
     _third_line("memory", "memory: {recall: 8}", "memory is not supported yet"),
     _third_line("knowledge", "knowledge: {top_k: 6}", "knowledge is not supported yet"),
-    _third_line("retry", "retry: {attempts: 3}", "retry is not supported yet"),
+    _third_line("no attempts", "retry: {attempts: 0}", "must be a whole number from 1 to 100", 19),
+    _third_line("a word for attempts", "retry: {attempts: often}", "must be a whole number from 1 to 100", 19),
+    _third_line("retry as a number", "retry: 3", "must be a mapping such as {attempts: 3, backoff: 2s}", 8),
+    _third_line("no pause", "retry: {attempts: 3, backoff: 0s}", "must be between 100ms and 24h", 31),
+    _third_line("a pause in words", "retry: {attempts: 3, backoff: soon}", "must be a duration such as", 31),
+    _third_line("an unknown key of retry", "retry: {attemps: 3}", "did you mean 'attempts'?", 9),
+    _third_line("a pause without attempts", "retry: {backoff: 5s}", "needs attempts: of 2 or more", 8),
+    _third_line(
+        "a longest pause that is shorter", "retry: {attempts: 2, backoff: 5s, longest: 1s}", "is 1s, shorter than", 44
+    ),
     _third_line("schedules", "schedules: []", "schedules is not supported yet"),
     _third_line("token limits", "limits: {tokens: 50_000}", "limits.tokens is not supported yet", 10),
     _third_line("effects", 'tools: [{python: "a:b", effects: one}]', "read, idempotent, transactional or once", 34),

@@ -172,6 +172,10 @@ CHANGES = [
     "limits: {concurrency: 1}",
     "limits: {steps: 21}",
     "limits: {wall: 301}",
+    "retry: {attempts: 2}",
+    "retry: {attempts: 3}",
+    "retry: {attempts: 3, backoff: 1s}",
+    "retry: {attempts: 3, longest: 1h}",
 ]
 
 
@@ -184,9 +188,9 @@ def test_every_change_of_meaning_changes_the_hash() -> None:
 
 def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
-    specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.HistorySpec, schema.LimitsSpec)
+    specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.HistorySpec, schema.LimitsSpec, schema.RetrySpec)
     count = sum(len(each.model_fields) for each in specs)
-    assert count == 9 + 6 + 7 + 2 + 3, "a new field needs its line in CHANGES"
+    assert count == 10 + 6 + 7 + 2 + 3 + 3, "a new field needs its line in CHANGES"
 
 
 def test_the_hash_of_a_definition_never_changes_between_releases() -> None:

@@ -132,7 +132,7 @@ class Workplace:
         """Write and apply one agent."""
         self.write(name, turns, **config)
         plan = await self.apply()
-        assert plan.problems == ()
+        assert plan.problems == (), plan.problems
         return await self.agent_id(name)
 
     async def agent_id(self, name: str) -> UUID:

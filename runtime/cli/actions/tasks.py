@@ -11,11 +11,12 @@ from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.cli import console, display, failures, opening, waiting
 from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
-from cirkelline.state import agents, journal, parking, standing, tasks, workers
+from cirkelline.state import agents, journal, parking, retrying, standing, tasks, workers
 from cirkelline.state.agents import Agent
 from cirkelline.state.claims import DEATHS_ALLOWED
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.parking import For, Waiting
+from cirkelline.state.retrying import Failure
 from cirkelline.state.tasks import Task, TaskStatus
 
 _TONES: Final[dict[str, Tone]] = {
@@ -195,13 +196,39 @@ def _content(value: Any) -> Text:
 
 
 async def show(reference: str) -> Answer:
-    """Show one task in words."""
+    """Show one task in words, with every attempt at it that failed."""
     async with opening.connected() as conn:
         task, why = await explained(conn, await tasks.get(conn, await tasks.resolve(conn, reference)))
-    blocks: list[Block] = [Facts(_facts(task, why)), Text("Input:", apart=True), _content(_input(task.payload))]
+        failed = await retrying.failures(conn, task.id)
+        place = await standing.of(conn, task.id)
+    allowed = place.attempts if place else 1
+    blocks: list[Block] = [Facts(_facts(task, why, allowed))]
+    if len(failed) > 1 or (failed and task.status != TaskStatus.FAILED):
+        blocks += [Text("Failed attempts:", apart=True), _failures(failed)]
+    blocks += [Text("Input:", apart=True), _content(_input(task.payload))]
     if task.status == TaskStatus.COMPLETED:
         blocks += [Text("Output:", apart=True), _content(_output(task.result))]
-    return Answer(document(task, why), blocks)
+    return Answer(_whole(task, why, allowed, failed), blocks)
+
+
+def _whole(task: Task, why: str | None, allowed: int, failed: Sequence[Failure]) -> dict[str, Any]:
+    told = [
+        {"attempt": each.attempt, "at": each.at, "type": each.type, "message": each.message, "again": each.again}
+        for each in failed
+    ]
+    return {**document(task, why), "attempts_allowed": allowed, "failures": told}
+
+
+def _failures(failed: Sequence[Failure]) -> Table:
+    rows = [
+        (
+            str(each.attempt),
+            display.local(each.at),
+            display.line(f"{each.type or 'Failed'}: {each.message or 'no reason was written'}", 200),
+        )
+        for each in failed
+    ]
+    return Table(("attempt", "failed", "error"), rows, "none")
 
 
 async def explained(conn: Conn, task: Task) -> tuple[Task, str | None]:
@@ -214,7 +241,7 @@ async def explained(conn: Conn, task: Task) -> tuple[Task, str | None]:
     return task, waiting.why(task, agent, await standing.of(conn, task.id), await workers.find(conn), questions)
 
 
-def _facts(task: Task, why: str | None) -> list[tuple[str, Cell]]:
+def _facts(task: Task, why: str | None, allowed: int) -> list[tuple[str, Cell]]:
     pairs: list[tuple[str, Cell]] = [
         ("task", str(task.id)),
         ("agent", task.agent or "none"),
@@ -225,10 +252,14 @@ def _facts(task: Task, why: str | None) -> list[tuple[str, Cell]]:
         pairs.append(("why", why))
     if task.status == TaskStatus.FAILED:
         pairs.append(("error", Mark(_error(task), "bad")))
-    elif task.error and task.status != TaskStatus.WAITING and not task.ended:
+    elif task.error and task.status != TaskStatus.WAITING and not task.ended and not task.failures:
         pairs.append(("before", f"given back: {task.error}"))
     pairs.append(("submitted", display.when(task.submitted_at or task.created_at)))
     pairs += _order_facts(task)
+    if allowed > 1:
+        tried = task.failures or 0
+        ended = tried if task.status == TaskStatus.PENDING and tried else tried + 1
+        pairs.append(("tries", f"{ended} of {allowed}"))
     pairs += _run_facts(task)
     if task.session_id:
         pairs.append(("session", str(task.session_id)))

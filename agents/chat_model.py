@@ -99,6 +99,10 @@ class ModelUnavailable(ModelError):
     passing = True
 
 
+class ModelTimedOut(ModelUnavailable):
+    """The model did not answer in time."""
+
+
 class ModelRefused(ModelError):
     """The provider refused us (key, permission, quota): nothing changes until an operator acts."""
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from cirkelline.agents import events, models, prompts, steps
+from cirkelline.agents import chat_model, events, models, prompts, steps
 from cirkelline.agents.chat_model import ChatMessage, Usage
 from cirkelline.agents.events import RunEvent, TextDelta, ToolFinished, ToolParked, ToolStarted
 from cirkelline.configs import durations, errors
@@ -26,6 +26,7 @@ from cirkelline.tools.contract import Tool, ToolContext
 from cirkelline.tools.execution import Executor
 
 __all__ = [
+    "ModelAway",
     "RunError",
     "RunEvent",
     "RunOutcome",
@@ -82,15 +83,24 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelAway:
+    """The model failed for everybody, not this run: nothing passes by itself if it `refused` us (key, quota)."""
+
+    refused: bool
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunError:
     """Why a run failed: the kind (`StepLimit`, `ModelRateLimited`, `EndRun`, …) and one sentence, without secrets.
 
-    `passing` says that the same run may succeed another time.
+    `passing` says that the same run may succeed another time, `away` that it was the model's failure and not the run's.
     """
 
     type: str
     message: str
     passing: bool = False
+    away: ModelAway | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,4 +236,18 @@ def _told(error: BaseException | None, request: RunRequest) -> RunError | None:
         trace = failures.masked("".join(traceback.format_exception(error)))
         log.error("run.broke", agent=request.spec.name, task_id=str(request.ctx.task_id), exception=trace)
     passing = error.passing if isinstance(error, errors.CirkellineError) else True
-    return RunError(type(error).__name__, message, passing=passing)
+    return RunError(type(error).__name__, message, passing, _away(error))
+
+
+def _away(error: BaseException) -> ModelAway | None:
+    match error:
+        case chat_model.ModelRateLimited():
+            return ModelAway(refused=False, retry_after=error.retry_after)
+        case chat_model.ModelRefused():
+            return ModelAway(refused=True)
+        case chat_model.ModelTimedOut():  # a question may be too long for any answer in time, and no other one be
+            return None
+        case chat_model.ModelUnavailable():
+            return ModelAway(refused=False)
+        case _:
+            return None

@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     poll: Annotated[float, BeforeValidator(fields.seconds(0.05, 60))] = Field(
         default=2.0, description="How often an idle worker looks for tasks of which no notification reached it."
     )
+    model_pause: Annotated[float, BeforeValidator(fields.seconds(0.05, 600))] = Field(
+        default=1.0,
+        description="How long a model that failed is left alone at first; it doubles up to 60 times as long.",
+    )
     grace: Annotated[float, BeforeValidator(fields.seconds(0, 3600))] = Field(
         default=30.0, description="How long a stopping worker lets running tasks finish."
     )

@@ -100,7 +100,7 @@ class Registry:
 
     @property
     def servable(self) -> list[UUID]:
-        """The agents whose tasks this worker may claim now."""
+        """The agents whose tasks this worker may claim, for all it has itself."""
         now = self._clock()
         return [
             agent_id
@@ -108,6 +108,11 @@ class Registry:
             if (agent_id, version) in self._prepared
             and not ((held := self._held_back.get(agent_id)) and now < held.since + _pause(held))
         ]
+
+    def model(self, agent_id: UUID) -> ModelSpec | None:
+        """Return the model of an agent that can be served; None for a workflow."""
+        found = self._prepared.get((agent_id, self._current.get(agent_id, 0)))
+        return found.model if isinstance(found, Prepared) else None
 
     @property
     def refused(self) -> dict[str, str]:

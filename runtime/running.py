@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from cirkelline.agents.run import RunError
 from cirkelline.agents.run import run as run_agent
 from cirkelline.runtime import invoking
 from cirkelline.runtime.finishing import Finishing
+from cirkelline.runtime.holding import Holding
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.recording import Recording
 from cirkelline.runtime.registry import Prepared, Registry, Unservable
@@ -43,7 +44,13 @@ class Run:
     owner: UUID
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
+    probe: str | None = None
+    """The model on hold that this run tries for everybody, until it has answered."""
     task: asyncio.Task[None] | None = None
+
+    def probed(self) -> None:
+        """Remember that the model has answered, and that nothing is left to be tried."""
+        self.probe = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ class Runner:
     executor: Executor
     finishing: Finishing
     connections: ToolConnections
+    holding: Holding
 
     async def run(self, run: Run) -> None:
         """Run a claimed task to its end and write it; raises nothing but cancellation."""
@@ -64,6 +72,8 @@ class Runner:
         async with self._telling(run.claim) as telling:
             finish = await self._finish(run, telling.emit if telling else events.ignore)
             run.ended = True
+            if run.probe is not None:
+                await self.holding.gave_nothing(run.owner, run.probe)
             if finish is None:
                 return
             finished = await self.finishing.write(run.owner, finish)
@@ -106,13 +116,28 @@ class Runner:
         begun = await until_answered(lambda: invoking.begin(self.db, claim, prepared, recording), "run")
         if begun.resumed:
             log.info("task.resumed", steps=begun.resumed)
+        request = begun.request
+        if run.probe is not None:
+            seam = self.holding.lifting(run.probe, request.around_model_call, run.probed)
+            request = replace(request, around_model_call=seam)
         outcome = await run_agent(
-            begun.request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
+            request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
         )
         finish = invoking.finish(claim, prepared, begun, outcome)
-        if outcome.error is not None and await self._put_off(run, prepared, outcome.error, finish):
+        if outcome.error is not None and await self._again(run, prepared, outcome.error, finish):
             return None
         return finish
+
+    async def _again(self, run: Run, prepared: Prepared, error: RunError, finish: Finish) -> bool:
+        """Put a failed task back in line, where the failure was its model's or may pass; return whether it is."""
+        fence = Fence(run.owner, run.claim.id, run.claim.attempt)
+        # A person who waits for an answer is told at once.
+        if error.away is not None and run.claim.task_type != invoking.CHAT:
+            probe = run.probe is not None
+            if await self.holding.failed(fence, prepared.model, error, finish, probe=probe):
+                log.warning("task.put_back", error=error.message)
+                return True
+        return await self._put_off(run, prepared, error, finish)
 
     async def _put_off(self, run: Run, prepared: Prepared, error: RunError, finish: Finish) -> bool:
         """Put a failed task back in line for another attempt, if its definition grants one; return whether it is."""

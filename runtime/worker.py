@@ -20,6 +20,7 @@ from cirkelline.configs.settings import Settings
 from cirkelline.runtime import ending, patience
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
+from cirkelline.runtime.holding import Holding, key_of
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
@@ -71,7 +72,8 @@ class Worker:
         self._drain = drain
         self._finishing = Finishing(db, state_limit=settings.state_limit)
         self._connections = ToolConnections(db, role=settings.tool_role)
-        self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections)
+        self._holding = Holding(db, settings.model_pause)
+        self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections, self._holding)
         self._runs: set[Run] = set()
         self._waiting = False
         self._unsure = False
@@ -93,6 +95,7 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         await self._registry.refresh(again=True)
+        await self._look_at_holds()
         await self._register()
         await self._stack.enter_async_context(self._connections)
         await self._stack.enter_async_context(self._finishing)
@@ -125,9 +128,11 @@ class Worker:
         while not self._stopping.is_set():
             self._wake.clear()
             free = self.slots - len(self._runs)
-            claimed = await self._claim(free)
+            claimed = await self._claim(free, self._eager)
             for claim in claimed:
                 self._start(claim)
+            if len(claimed) < free and self._holding.due:
+                await self._probe()
             if self._drain and not self._runs and await self._nothing_left():
                 break
             if len(claimed) == free:  # we are full
@@ -152,8 +157,37 @@ class Worker:
         self._tools_changed = True
         self._changed.set()
 
-    async def _claim(self, free: int) -> list[Claim]:
-        agents = self._registry.servable
+    @property
+    def _eager(self) -> list[UUID]:
+        """The agents that may be claimed for now: their models are not on hold.
+
+        A chat's own worker asks them all the same: its person is told at once what is wrong.
+        """
+        if self._session is not None:
+            return self._registry.servable
+        models = ((agent, self._registry.model(agent)) for agent in self._registry.servable)
+        return [agent for agent, model in models if model is None or not self._holding.is_held(model)]
+
+    async def _probe(self) -> None:
+        """Let one task try each held model whose time has come, unless another worker does."""
+        for key in self._holding.due:
+            served = ((agent, self._registry.model(agent)) for agent in self._registry.servable)
+            agents = [agent for agent, model in served if model is not None and key_of(model) == key]
+            if agents and await self._took_probe(key):
+                claimed = await self._claim(1, agents)
+                if not claimed:
+                    await self._holding.gave_nothing(self.id, key)
+                for claim in claimed:
+                    self._start(claim, probe=key)
+
+    async def _took_probe(self, key: str) -> bool:
+        async def take() -> bool:
+            async with self._db.connection() as conn:
+                return await self._holding.take_probe(conn, self.id, key)
+
+        return await self._asked(take, "take a probe") is True
+
+    async def _claim(self, free: int, agents: Sequence[UUID]) -> list[Claim]:
         if not free or not agents:
             return []
 
@@ -179,8 +213,8 @@ class Worker:
                 log.warning("tasks.unknown_given_back", tasks=len(unknown))
                 await claims.release(conn, self.id, unknown, reason="the answer to its claim was lost")
 
-    def _start(self, claim: Claim) -> None:
-        run = Run(claim, self.id)
+    def _start(self, claim: Claim, *, probe: str | None = None) -> None:
+        run = Run(claim, self.id, probe=probe)
         log.info("task.claimed", agent=self._registry.name(claim.agent_id), task_id=claim.id, attempt=claim.attempt)
         self._runs.add(run)
         run.task = asyncio.create_task(self._runner.run(run), name=f"task-{claim.id}")
@@ -343,6 +377,7 @@ class Worker:
                 if self._changed.is_set() or loop.time() >= refresh_at:
                     refresh_at = loop.time() + self._poll()
                     await self._refresh()
+                await self._look_at_holds()
                 await self._take_over()
             except QueryError as error:
                 log.warning("worker.poll_failed", error=first_line(error))
@@ -358,6 +393,11 @@ class Worker:
             raise
         if more:
             self._wake.set()
+
+    async def _look_at_holds(self) -> None:
+        async with self._db.connection() as conn:
+            if await self._holding.refresh(conn):
+                self._wake.set()
 
     async def _take_over(self) -> None:
         if self._heartbeat is None or not self._heartbeat.settled:

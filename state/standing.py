@@ -17,7 +17,7 @@ from cirkelline.state.sessions import SessionNotFound
 class Standing:
     """A task's place in line. `later`: its time has not come; `earlier_turn` of its session has to end first.
 
-    `attempts` is how often its agent's definition lets it be tried.
+    `attempts` is how often its agent's definition lets it be tried; `held` is why its model is on hold.
     """
 
     queued: bool
@@ -29,6 +29,8 @@ class Standing:
     busy: int
     asked_to_stop: bool
     attempts: int
+    held: str | None
+    held_until: datetime | None
 
 
 STANDING: Final = """
@@ -45,9 +47,14 @@ SELECT q.task_id IS NOT NULL AS queued, q.run_at, coalesce(q.run_at > clock_time
        EXISTS (SELECT FROM runtime.claims c WHERE c.task_id = t.id AND c.cancelled) AS asked_to_stop,
        coalesce((SELECT (d.spec #>> '{retry,attempts}')::integer FROM runtime.definitions d
                   WHERE d.agent_id = a.id AND d.version = coalesce(t.definition_version, a.definition_version)), 1)
-           AS attempts
+           AS attempts,
+       m.reason AS held, m.until AS held_until
   FROM runtime.tasks t
   LEFT JOIN runtime.agents a ON a.id = t.agent_id
+  LEFT JOIN runtime.definitions d ON d.agent_id = a.id AND d.version = a.definition_version
+  LEFT JOIN runtime.model_holds m ON m.model = concat(
+       d.model ->> 'provider', ':' || (d.model ->> 'name'), ' at ' || (d.model ->> 'base_url'),
+       ' with ' || (d.model ->> 'api_key_env'))
   LEFT JOIN runtime.queue q ON q.task_id = t.id
   LEFT JOIN runtime.agent_heads h ON h.agent_id = t.agent_id
  WHERE t.id = %(id)s::uuid

@@ -54,7 +54,7 @@ def explain(error: Exception, provider: Provider) -> ModelError:
         return _of_status(status, cause, provider)
     kinds = {kind.__name__ for kind in type(cause).__mro__}
     if kinds & _TIMEOUT:
-        return chat_model.ModelUnavailable(
+        return chat_model.ModelTimedOut(
             f"{provider.label} at {secrecy.mask_url(provider.access.address)} did not answer in time; try again later"
         )
     if kinds & _CONNECTION:

@@ -121,6 +121,8 @@ def _out_of_line(task: Task, standing: Standing) -> str | None:
     if standing.later and task.failures:
         tried = f"attempt {task.failures} of {standing.attempts} failed ({display.line(task.error or '-', 200)})"
         return f"{tried}: the next one is due {display.when(standing.run_at)}"
+    if standing.held:
+        return f"its model is on hold, and tried again {display.when(standing.held_until)}: {display.line(standing.held, 300)}"
     if standing.later:
         return f"its time has not come: it runs from {display.when(standing.run_at)} on"
     if standing.earlier_turn:

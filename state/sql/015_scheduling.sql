@@ -102,3 +102,92 @@ BEGIN
     RETURN due;
 END
 $$;
+
+-- Models on hold --------------------------------------------------------------------------------------------------
+-- A model that refuses us, asks to slow down, fails on its side or cannot be reached is no task's fault. It is on hold for
+-- every worker of this database; from `until` on one worker at a time lets one task try it (the probe), until one gets an
+-- answer. `refused` is what does not pass by itself: a key, a permission, a quota.
+
+ALTER TABLE runtime.tasks ADD COLUMN IF NOT EXISTS put_backs INTEGER;  -- how many holds this task has begun
+
+CREATE TABLE IF NOT EXISTS runtime.model_holds (
+    model TEXT PRIMARY KEY,
+    refused BOOLEAN NOT NULL,
+    reason TEXT NOT NULL,
+    since TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    until TIMESTAMPTZ NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 1,
+    prober UUID
+);
+
+-- Hold a model, or hold it longer: for `wait` seconds if the provider named a time, else for a pause that doubles with
+-- each probe that failed. What fails while it is held anyway changes nothing. `fresh`: it was not held before.
+CREATE OR REPLACE FUNCTION runtime.hold_model(
+    failer UUID, label TEXT, is_refused BOOLEAN, why TEXT, wait DOUBLE PRECISION, pause DOUBLE PRECISION
+) RETURNS TABLE (until TIMESTAMPTZ, fresh BOOLEAN)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    jitter DOUBLE PRECISION := 0.75 + random() / 2;
+    longest CONSTANT DOUBLE PRECISION := 60 * pause;
+BEGIN
+    RETURN QUERY
+    INSERT INTO runtime.model_holds AS h (model, refused, reason, until)
+    VALUES (label, is_refused, why,
+            clock_timestamp() + make_interval(secs => CASE
+                WHEN wait IS NULL THEN pause * jitter ELSE least(wait, 3600) * (1 + random() / 10) END))
+    ON CONFLICT (model) DO UPDATE
+       SET refused = excluded.refused, reason = excluded.reason,
+           tries = h.tries + (h.until <= clock_timestamp())::integer,
+           until = greatest(h.until, CASE
+               WHEN wait IS NOT NULL THEN excluded.until
+               WHEN h.until <= clock_timestamp()
+               THEN clock_timestamp() + make_interval(secs => least(pause * 2.0 ^ least(h.tries, 30), longest) * jitter)
+           END),
+           prober = CASE WHEN h.prober <> failer THEN h.prober END
+    RETURNING h.until, h.xmax = 0;  -- inserted, not updated
+END
+$$;
+
+-- Take the right to let one task try a held model whose time has come: one worker has it, as long as it lives.
+CREATE OR REPLACE FUNCTION runtime.take_probe(taker UUID, label TEXT) RETURNS BOOLEAN
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE runtime.model_holds h SET prober = taker
+     WHERE h.model = label AND h.until <= clock_timestamp()
+       AND (h.prober IS NULL OR NOT EXISTS (SELECT FROM runtime.workers w WHERE w.id = h.prober));
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION runtime.lift_hold(label TEXT) RETURNS BOOLEAN
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM runtime.model_holds h WHERE h.model = label;
+    IF NOT FOUND THEN
+        RETURN FALSE;
+    END IF;
+    PERFORM runtime.wake_workers();
+    RETURN TRUE;
+END
+$$;
+
+-- Put a task back whose model was put on hold: no attempt is used. One that began `most` holds, though its model answered
+-- others after each, is at fault itself: FALSE, as for one that is not this worker's any more.
+CREATE OR REPLACE FUNCTION runtime.put_back_held(
+    owner UUID, wanted UUID, run_attempt INTEGER, steps JSONB, reason TEXT, due TIMESTAMPTZ, blamed BOOLEAN, most INTEGER
+) RETURNS BOOLEAN
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    IF blamed AND (SELECT coalesce(t.put_backs, 0) + 1 >= most FROM runtime.tasks t WHERE t.id = wanted) THEN
+        RETURN FALSE;
+    END IF;
+    IF NOT runtime.put_back(owner, wanted, run_attempt, steps, reason, due) THEN
+        RETURN FALSE;
+    END IF;
+    IF blamed THEN
+        UPDATE runtime.tasks t SET put_backs = coalesce(t.put_backs, 0) + 1 WHERE t.id = wanted;
+    END IF;
+    RETURN TRUE;
+END
+$$;

@@ -30,6 +30,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert found.tool_modules == ()
     assert found.tool_role is None
     assert (found.concurrency, found.state_limit, found.lease, found.poll, found.grace) == (8, 65_536, 3.0, 2.0, 30.0)
+    assert found.model_pause == 1.0
     assert (found.local_threads, found.local_model, found.log_level, found.log_format) == (None, None, "info", "auto")
     assert found.home.is_absolute()
     assert found.home.name == "cirkelline"
@@ -50,6 +51,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
             "CIRKELLINE_LEASE": "10s",
             "CIRKELLINE_POLL": "0.5",
             "CIRKELLINE_GRACE": "1m30s",
+            "CIRKELLINE_MODEL_PAUSE": "5s",
             "CIRKELLINE_LOCAL_THREADS": "2",
             "CIRKELLINE_LOCAL_MODEL": "7",
             "CIRKELLINE_PRICES": str(tmp_path / "prices.yaml"),
@@ -69,6 +71,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
         lease=10.0,
         poll=0.5,
         grace=90.0,
+        model_pause=5.0,
         local_threads=2,
         local_model="7",
         prices=tmp_path / "prices.yaml",
@@ -78,7 +81,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 16
+    assert len(Settings.model_fields) == 17
     assert all(variable.description for variable in settings.variables())
 
 

@@ -117,6 +117,10 @@ class Settings(BaseSettings):
         default=1.0,
         description="How long a model that failed is left alone at first; it doubles up to 60 times as long.",
     )
+    free_disk: Annotated[int, BeforeValidator(fields.integer(0, 1_000_000))] = Field(
+        default=1000,
+        description="Megabytes that must be free where the home and the embedded server's data are; below it no task is claimed.",
+    )
     grace: Annotated[float, BeforeValidator(fields.seconds(0, 3600))] = Field(
         default=30.0, description="How long a stopping worker lets running tasks finish."
     )

@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import ending, patience
+from cirkelline.runtime import disk, ending, patience
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
@@ -73,6 +73,7 @@ class Worker:
         self._finishing = Finishing(db, state_limit=settings.state_limit)
         self._connections = ToolConnections(db, role=settings.tool_role)
         self._holding = Holding(db, settings.model_pause)
+        self._disk = disk.guard(settings)
         self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections, self._holding)
         self._runs: set[Run] = set()
         self._waiting = False
@@ -96,6 +97,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         await self._registry.refresh(again=True)
         await self._look_at_holds()
+        await self._disk.look()
         await self._register()
         await self._stack.enter_async_context(self._connections)
         await self._stack.enter_async_context(self._finishing)
@@ -188,7 +190,7 @@ class Worker:
         return await self._asked(take, "take a probe") is True
 
     async def _claim(self, free: int, agents: Sequence[UUID]) -> list[Claim]:
-        if not free or not agents:
+        if not free or not agents or self._disk.is_low:
             return []
 
         async def claim() -> tuple[UUID, list[Claim]]:
@@ -378,6 +380,8 @@ class Worker:
                     refresh_at = loop.time() + self._poll()
                     await self._refresh()
                 await self._look_at_holds()
+                if await self._disk.look():
+                    self._wake.set()
                 await self._take_over()
             except QueryError as error:
                 log.warning("worker.poll_failed", error=first_line(error))

@@ -247,23 +247,24 @@ class Runtime:
 
     async def submit(
         self,
-        agent: str,
+        agent: str | None,
         input: Any,
         *,
         user: str | None = None,
         type: str = "task",
+        capabilities: Sequence[str] = (),
         priority: int = 0,
         at: datetime | None = None,
         delay: float | None = None,
         key: str | None = None,
     ) -> Submitted:
-        """Put a task in line for an agent; `input` is text, or any JSON.
+        """Put a task in line for an agent, or (None) for whichever has these capabilities; `input` is text, or any JSON.
 
         It runs from `at` on, or after `delay` seconds, those of a higher priority first. With a `key` the same submission is
         the same task, however often it is made. Raises: AgentNotFound, SubmissionRefused, KeyTaken.
         """
         async with self.opened.db.connection() as conn:
-            agent_id = (await agents.answering(conn, agent)).id
+            agent_id = (await agents.answering(conn, agent)).id if agent is not None else None
             user_id = (await users.ensure(conn, user)).id if user is not None else None
             new = NewTask(
                 agent_id=agent_id,
@@ -274,6 +275,7 @@ class Runtime:
                 run_at=at,
                 delay=delay,
                 key=key,
+                capabilities=capabilities,
             )
             return Submitted((await submitting.submit(conn, new)).id, self.opened.db)
 

@@ -24,7 +24,7 @@ from cirkelline.runtime.holding import Holding, key_of
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
-from cirkelline.state import claims, parking, wakeups, workers
+from cirkelline.state import claims, parking, routing, wakeups, workers
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
 from cirkelline.state.transactions import ToolConnections
@@ -78,6 +78,7 @@ class Worker:
         self._runs: set[Run] = set()
         self._waiting = False
         self._unsure = False
+        self._unrouted = True
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -135,7 +136,9 @@ class Worker:
                 self._start(claim)
             if len(claimed) < free and self._holding.due:
                 await self._probe()
-            if self._drain and not self._runs and await self._nothing_left():
+            if self._unrouted and await self._route():
+                continue
+            if self._drain and not self._runs and not await self._route() and await self._nothing_left():
                 break
             if len(claimed) == free:  # we are full
                 await self._say_waiting(waiting=False)
@@ -169,6 +172,18 @@ class Worker:
             return self._registry.servable
         models = ((agent, self._registry.model(agent)) for agent in self._registry.servable)
         return [agent for agent, model in models if model is None or not self._holding.is_held(model)]
+
+    async def _route(self) -> bool:
+        """Choose agents for tasks that name capabilities, for as many as this worker runs at once; whether there were any."""
+        self._unrouted = False
+        if self._session is not None or self._disk.is_low:
+            return False
+
+        async def route() -> int:
+            async with self._db.connection() as conn:
+                return await routing.route(conn, self._eager, most=self.slots)
+
+        return bool(await self._asked(route, "route tasks"))
 
     async def _probe(self) -> None:
         """Let one task try each held model whose time has come, unless another worker does."""
@@ -362,6 +377,7 @@ class Worker:
     def _heard(self, notices: Sequence[tuple[str, str]]) -> None:
         for channel, payload in notices:
             if channel == wakeups.TASKS:
+                self._unrouted = self._unrouted or payload == wakeups.ROUTE
                 self._wake.set()
             elif channel == wakeups.AGENTS:
                 self._changed.set()
@@ -380,7 +396,7 @@ class Worker:
                     refresh_at = loop.time() + self._poll()
                     await self._refresh()
                 await self._look_at_holds()
-                if await self._disk.look():
+                if await self._disk.look() or await self._route():
                     self._wake.set()
                 await self._take_over()
             except QueryError as error:

@@ -34,11 +34,11 @@ class KeyTaken(UsageError):
 class NewTask:
     """A task to put in line; `payload` is any JSON, usually `{"input": …}`.
 
-    It runs from `run_at` on, or `delay` seconds from now by the database's clock, or at once. Of several with one `key`
-    for one agent only the first becomes a task.
+    With no agent its `capabilities` find one. It runs from `run_at` on, or `delay` seconds from now by the database's clock, or at once. Of several with one `key`
+    for one agent, or for the same capabilities, only the first becomes a task.
     """
 
-    agent_id: UUID
+    agent_id: UUID | None
     payload: Any
     task_type: str = "task"
     session_id: UUID | None = None
@@ -48,12 +48,14 @@ class NewTask:
     run_at: datetime | None = None
     delay: float | None = None
     key: str | None = None
+    capabilities: Sequence[str] = ()
 
     def columns(self) -> dict[str, Any]:
         """Return what a statement is given. Raises: TaskTypeRefused, SubmissionRefused; ValueError for what is not JSON."""
         return {
             "id": self.id,
             "agent_id": self.agent_id,
+            "capabilities": sorted({*self.capabilities}) or None,
             "payload": jsonb.dumps(self.payload),
             "session_id": self.session_id,
             "user_id": self.user_id,
@@ -64,7 +66,7 @@ class NewTask:
     def as_json(self) -> dict[str, Any]:
         """Return one of many as JSON has it. Raises: TaskTypeRefused, SubmissionRefused."""
         return {
-            "agent_id": str(self.agent_id),
+            "agent_id": str(self.agent_id) if self.agent_id else None,
             "payload": self.payload,
             "user_id": str(self.user_id) if self.user_id else None,
             "run_at": self.run_at.isoformat() if self.run_at else None,
@@ -97,15 +99,18 @@ def _check(task: NewTask) -> None:
         raise SubmissionRefused(f"a priority is from {PRIORITIES[0]} to {PRIORITIES[1]}, not {task.priority}")
     if task.run_at is not None and task.run_at.tzinfo is None:
         raise SubmissionRefused(f"the time {task.run_at} has no zone, so nobody knows when it is: give it one")
+    if (task.agent_id is None) is not bool(task.capabilities):
+        raise SubmissionRefused("name an agent or the capabilities that it needs to have, one of the two")
     if task.run_at is not None and task.delay is not None:
         raise SubmissionRefused("give the time a task runs at or how long it waits, not both")
 
 
 SUBMIT: Final = """
-INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id, priority, run_at)
+INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id, priority, run_at, capabilities)
 VALUES (coalesce(%(id)s::uuid, gen_random_uuid()), %(agent_id)s::uuid, %(task_type)s::text, %(payload)s::jsonb,
         %(session_id)s::uuid, %(user_id)s::uuid, %(priority)s::integer,
-        coalesce(%(run_at)s::timestamptz, clock_timestamp() + make_interval(secs => %(delay)s::double precision)))
+        coalesce(%(run_at)s::timestamptz, clock_timestamp() + make_interval(secs => %(delay)s::double precision)),
+        %(capabilities)s::text[])
 RETURNING id
 """
 
@@ -121,18 +126,20 @@ async def submit(conn: Conn, task: NewTask) -> Entered:
 
 
 SUBMIT_ONCE: Final = """
-INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id, priority, run_at, key)
+INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id, priority, run_at, key, capabilities)
 VALUES (coalesce(%(id)s::uuid, gen_random_uuid()), %(agent_id)s::uuid, %(task_type)s::text, %(payload)s::jsonb,
         %(session_id)s::uuid, %(user_id)s::uuid, %(priority)s::integer,
         coalesce(%(run_at)s::timestamptz, clock_timestamp() + make_interval(secs => %(delay)s::double precision)),
-        %(key)s::text)
-ON CONFLICT (agent_id, key) WHERE key IS NOT NULL DO NOTHING
+        %(key)s::text, %(capabilities)s::text[])
+ON CONFLICT DO NOTHING
 RETURNING id
 """
 KEYED: Final = """
 SELECT t.id, (t.payload, t.task_type, t.user_id)
              IS NOT DISTINCT FROM (%(payload)s::jsonb, %(task_type)s::text, %(user_id)s::uuid)
-  FROM runtime.tasks t WHERE t.agent_id = %(agent_id)s::uuid AND t.key = %(key)s::text
+  FROM runtime.tasks t
+ WHERE t.key = %(key)s::text AND (t.agent_id = %(agent_id)s::uuid AND t.capabilities IS NULL
+                                  OR t.capabilities = %(capabilities)s::text[])
 """
 
 
@@ -163,13 +170,13 @@ SELECT n.agent_id, n.task_type, n.payload, n.user_id, n.priority,
        agent_id UUID, task_type TEXT, payload JSONB, user_id UUID, priority INTEGER, run_at TIMESTAMPTZ,
        delay DOUBLE PRECISION, key TEXT)) WITH ORDINALITY AS n
  ORDER BY n.ordinality
-ON CONFLICT (agent_id, key) WHERE key IS NOT NULL DO NOTHING
+ON CONFLICT (agent_id, key) WHERE key IS NOT NULL AND capabilities IS NULL DO NOTHING
 """
 KEYED_OTHERWISE: Final = """
 SELECT n.ordinality - 1, t.id
   FROM ROWS FROM (jsonb_to_recordset(%(tasks)s::jsonb) AS (
        agent_id UUID, task_type TEXT, payload JSONB, user_id UUID, key TEXT)) WITH ORDINALITY AS n
-  JOIN runtime.tasks t ON t.agent_id = n.agent_id AND t.key = n.key
+  JOIN runtime.tasks t ON t.agent_id = n.agent_id AND t.key = n.key AND t.capabilities IS NULL
  WHERE (t.payload, t.task_type, t.user_id) IS DISTINCT FROM (n.payload, n.task_type, n.user_id)
  ORDER BY n.ordinality LIMIT 1
 """

@@ -56,6 +56,7 @@ class Task:
     priority: int | None
     run_at: datetime | None
     key: str | None
+    capabilities: list[str] | None
     attempt: int | None
     deaths: int | None
     failures: int | None
@@ -96,7 +97,7 @@ async def submit(
 
 TASKS: Final = """
 SELECT t.id, t.agent_id, coalesce(a.handle, a.name) AS agent, t.task_type, t.status, t.payload, t.result, t.created_at,
-       t.completed_at, t.session_id, t.user_id, t.priority, t.run_at, t.key, t.attempt, t.deaths, t.failures, t.worker, t.error,
+       t.completed_at, t.session_id, t.user_id, t.priority, t.run_at, t.key, t.capabilities, t.attempt, t.deaths, t.failures, t.worker, t.error,
        t.state_version, t.definition_version, t.submitted_at, t.started_at, t.finished_at, t.adopted
   FROM runtime.tasks t LEFT JOIN runtime.agents a ON a.id = t.agent_id
 """

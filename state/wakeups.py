@@ -14,6 +14,7 @@ from cirkelline.state import jsonb
 from cirkelline.state.connection import Conn, connect
 
 TASKS: Final = "cirkelline_tasks"
+ROUTE: Final = "route"  # on TASKS: one of them names capabilities
 AGENTS: Final = "cirkelline_agents"
 CANCEL: Final = "cirkelline_cancel"
 

@@ -105,6 +105,19 @@ class Day(click.ParamType[date | None]):
             self.fail(f"{text!r} is no day: write 2026-03-01, 30d for 30 days ago, or all", param, ctx)
 
 
+class Words(click.ParamType[tuple[str, ...]]):
+    """Names with commas between, each once: `research,cite`."""
+
+    name = "a,b,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names."""
+        if not isinstance(value, str):
+            return tuple(value)
+        words = [Name(100).convert(word, param, ctx) for word in value.split(",")]
+        return tuple(dict.fromkeys(words))
+
+
 class Moment(click.ParamType[datetime]):
     """A moment: `2026-03-01T09:00` where the command runs, or with a zone: `2026-03-01T09:00+01:00`, `…Z`."""
 
@@ -158,6 +171,7 @@ POSITION: Final = Position()
 DAY: Final = Day()
 MOMENT: Final = Moment()
 KEY: Final = Name()
+WORDS: Final = Words()
 FILE_OR_FOLDER: Final = FileOrFolder()
 FOLDER: Final = Folder()
 VERSION: Final = click.IntRange(1, LARGEST)

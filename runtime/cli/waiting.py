@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cirkelline.configs import scalars
+from cirkelline.configs import scalars, wording
 from cirkelline.runtime import deciding
 from cirkelline.runtime.cli import display
 from cirkelline.state.agents import Agent
@@ -28,9 +28,16 @@ def why(
     standing: Standing | None,
     workers: Sequence[Worker],
     questions: Sequence[Waiting] = (),
+    *,
+    able: Sequence[Agent] = (),
 ) -> str | None:
-    """Return what a task that has not ended waits for, with the remedy where there is one; None for an ended one."""
+    """Return what a task that has not ended waits for, with the remedy where there is one; None for an ended one.
+
+    `able` are the agents with the capabilities of a task that names no agent.
+    """
     match task.status:
+        case TaskStatus.PENDING if agent is None and task.capabilities and not task.adopted:
+            return _unrouted(task, task.capabilities, able, workers)
         case TaskStatus.PENDING:
             return _pending(task, agent, standing, workers)
         case TaskStatus.RUNNING:
@@ -99,6 +106,27 @@ def _pending(task: Task, agent: Agent | None, standing: Standing | None, workers
         or (_out_of_line(task, standing) if standing else None)
         or _unclaimed(task, agent, standing, [worker for worker in workers if _serves(worker, task)])
     )
+
+
+def _unrouted(task: Task, capabilities: Sequence[str], able: Sequence[Agent], workers: Sequence[Worker]) -> str:
+    if task.run_at and task.run_at > datetime.now(UTC):
+        return f"its time has not come: an agent is chosen from {display.when(task.run_at)} on"
+    if obstacle := unroutable(capabilities, able):
+        return obstacle
+    if not any(_serves(worker, task) for worker in workers):
+        return NO_WORKER
+    if task.submitted_at and datetime.now(UTC) - task.submitted_at < _PATIENCE:
+        return "a worker is about to choose an agent for it"
+    names = wording.listed(agent.label for agent in able if unfit(agent) is None)
+    return f"no agent that can {wording.listed(capabilities)} is idle, or no running worker serves it: {names}"
+
+
+def unroutable(capabilities: Sequence[str], able: Sequence[Agent]) -> str | None:
+    """Return why no agent can be given a task that needs these capabilities, or None."""
+    if not able:
+        return f"no agent can {wording.listed(capabilities)} (`cirkelline agents list --json` shows what each can)"
+    problems = [problem for agent in able if (problem := unfit(agent)) is not None]
+    return "; ".join(problems) if len(problems) == len(able) else None
 
 
 def unfit(agent: Agent) -> str | None:

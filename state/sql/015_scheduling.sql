@@ -3,7 +3,8 @@
 
 -- A key names one task of an agent, for as long as that task is there. Neither column changes when a task is claimed or
 -- finished, so the index costs those nothing.
-CREATE UNIQUE INDEX IF NOT EXISTS tasks_key ON runtime.tasks (agent_id, key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS tasks_key ON runtime.tasks (agent_id, key)
+    WHERE key IS NOT NULL AND capabilities IS NULL;
 
 -- Retries ---------------------------------------------------------------------------------------------------------
 -- `tasks.attempt` counts claims, of which many are nobody's fault; `failures` counts those that used up an attempt since
@@ -189,5 +190,109 @@ BEGIN
         UPDATE runtime.tasks t SET put_backs = coalesce(t.put_backs, 0) + 1 WHERE t.id = wanted;
     END IF;
     RETURN TRUE;
+END
+$$;
+
+-- Routing ---------------------------------------------------------------------------------------------------------
+-- A task may name capabilities instead of an agent. It stands here until a worker has room: only then is an agent chosen, so
+-- that the choice is the best one at that moment, and no agent is none.
+
+CREATE UNIQUE INDEX IF NOT EXISTS tasks_key_routed ON runtime.tasks (capabilities, key)
+    WHERE key IS NOT NULL AND capabilities IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS runtime.unrouted (
+    task_id UUID PRIMARY KEY,
+    capabilities TEXT[] NOT NULL,
+    priority INTEGER NOT NULL,
+    run_at TIMESTAMPTZ,
+    sequence BIGINT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS unrouted_line ON runtime.unrouted (priority DESC, sequence);
+
+CREATE OR REPLACE FUNCTION runtime.follow_unrouted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.status = 'pending' AND NEW.agent_id IS NULL AND NEW.capabilities IS NOT NULL AND NEW.adopted IS NOT TRUE THEN
+        INSERT INTO runtime.unrouted (task_id, capabilities, priority, run_at, sequence)
+        VALUES (NEW.id, NEW.capabilities, coalesce(NEW.priority, 0), NEW.run_at,
+                coalesce(NEW.sequence, nextval('runtime.task_sequence')))
+        ON CONFLICT (task_id) DO UPDATE
+           SET capabilities = excluded.capabilities, priority = excluded.priority, run_at = excluded.run_at;
+        IF EXISTS (SELECT FROM runtime.workers WHERE waiting) THEN
+            PERFORM pg_notify('cirkelline_tasks', 'route');
+        END IF;
+    ELSE
+        DELETE FROM runtime.unrouted u WHERE u.task_id = NEW.id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER unrouted_added AFTER INSERT ON runtime.tasks
+    FOR EACH ROW WHEN (NEW.agent_id IS NULL AND NEW.capabilities IS NOT NULL)
+    EXECUTE FUNCTION runtime.follow_unrouted();
+CREATE OR REPLACE TRIGGER unrouted_changed
+    AFTER UPDATE OF status, agent_id, capabilities, priority, run_at, adopted ON runtime.tasks
+    FOR EACH ROW WHEN (OLD.agent_id IS NULL AND OLD.capabilities IS NOT NULL
+                       OR NEW.agent_id IS NULL AND NEW.capabilities IS NOT NULL)
+    EXECUTE FUNCTION runtime.follow_unrouted();
+
+CREATE OR REPLACE FUNCTION runtime.forget_unrouted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        DELETE FROM runtime.unrouted;
+    ELSE
+        DELETE FROM runtime.unrouted u USING removed WHERE u.task_id = removed.id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER unrouted_removed AFTER DELETE ON runtime.tasks
+    REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION runtime.forget_unrouted();
+CREATE OR REPLACE TRIGGER unrouted_emptied AFTER TRUNCATE ON runtime.tasks
+    FOR EACH STATEMENT EXECUTE FUNCTION runtime.forget_unrouted();
+
+-- How much an agent has to do, as far as it matters for a choice: what runs and what is in line, counted up to a thousand.
+CREATE OR REPLACE FUNCTION runtime.load_of(wanted UUID) RETURNS BIGINT
+LANGUAGE sql STABLE AS $$
+    SELECT (SELECT count(*) FROM runtime.claims c WHERE c.agent_id = wanted)
+         + (SELECT count(*) FROM (SELECT FROM runtime.queue q
+                                   WHERE q.agent_id = wanted AND q.run_at IS NULL LIMIT 1000) line)
+$$;
+
+-- Choose agents for up to `most` tasks that name capabilities: of these agents the least loaded one that has them all and
+-- is idle, which for a capped one means that it has room for more than what is in its line. Returns how many were routed.
+CREATE OR REPLACE FUNCTION runtime.route_tasks(agents UUID[], most INTEGER) RETURNS INTEGER
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    task RECORD;
+    chosen UUID;
+    routed INTEGER := 0;
+BEGIN
+    FOR task IN
+        SELECT u.task_id, u.capabilities FROM runtime.unrouted u
+         WHERE (u.run_at IS NULL OR u.run_at <= clock_timestamp())
+           AND EXISTS (SELECT FROM runtime.agents a WHERE a.id = ANY (agents) AND a.capabilities @> u.capabilities)
+         ORDER BY u.priority DESC, u.sequence LIMIT most * 4
+    LOOP
+        EXIT WHEN routed >= most;
+        PERFORM FROM runtime.tasks t
+          WHERE t.id = task.task_id AND t.status = 'pending' AND t.agent_id IS NULL FOR NO KEY UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        SELECT found.id INTO chosen
+          FROM (SELECT a.id, room.places, room.capped, runtime.load_of(a.id) AS load
+                  FROM runtime.agents a CROSS JOIN LATERAL runtime.room(a.id) room
+                 WHERE a.id = ANY (agents) AND a.capabilities @> task.capabilities) found
+         WHERE NOT found.capped OR found.load < found.places + (
+                   SELECT count(*) FROM runtime.claims c WHERE c.agent_id = found.id)
+         ORDER BY found.load, found.id LIMIT 1;
+        IF FOUND THEN
+            UPDATE runtime.tasks t SET agent_id = chosen WHERE t.id = task.task_id;
+            routed := routed + 1;
+        END IF;
+    END LOOP;
+    RETURN routed;
 END
 $$;

@@ -48,7 +48,7 @@ agents validate|apply|list|show|history|rollback|retire|schema|search|pause|resu
 tasks submit|list|show|wait|cancel|retry|approve|reject|answer|resolve|trace|replay|search
 workflows run|list|show
 states list|show|diff|rollback
-workers list
+workers list|drain
 sessions list|show
 models list|pull
 db url|status|migrate|adopt|stop

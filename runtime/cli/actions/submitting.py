@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
-from cirkelline.runtime.cli import console, display, opening
+from cirkelline.configs import wording
+from cirkelline.runtime.cli import console, display, opening, waiting
 from cirkelline.runtime.cli.actions import tasks as looking
 from cirkelline.runtime.cli.answers import Answer, Text
-from cirkelline.state import agents, submitting, tasks
+from cirkelline.state import agents, routing, submitting, tasks, workers
+from cirkelline.state.agents import Agent
+from cirkelline.state.connection import Conn
 from cirkelline.state.submitting import Entered, NewTask
 from cirkelline.state.tasks import Task
 
@@ -24,32 +28,50 @@ class Wanted:
     run_at: datetime | None = None
     delay: float | None = None
     key: str | None = None
+    capabilities: tuple[str, ...] = ()
+
+    def task(self, agent: UUID | None) -> NewTask:
+        """Return the task for an agent, or for whichever has the capabilities."""
+        return NewTask(
+            agent_id=agent,
+            payload={"input": self.input},
+            task_type=self.task_type,
+            priority=self.priority,
+            run_at=self.run_at,
+            delay=self.delay,
+            key=self.key,
+            capabilities=self.capabilities,
+        )
 
 
-async def submit(agent: str, wanted: Wanted, *, wait_for_it: bool, patience: float | None) -> Answer:
+async def submit(agent: str | None, wanted: Wanted, *, wait_for_it: bool, patience: float | None) -> Answer:
     """Put a task in line; say what will keep it from running; wait for its end when asked."""
     async with opening.database(migrate=True) as opened:
         async with opened.db.connection() as conn:
-            found = await agents.answering(conn, agent)
-            new = NewTask(
-                agent_id=found.id,
-                payload={"input": wanted.input},
-                task_type=wanted.task_type,
-                priority=wanted.priority,
-                run_at=wanted.run_at,
-                delay=wanted.delay,
-                key=wanted.key,
-            )
-            entered = await submitting.submit(conn, new)
+            found = await agents.answering(conn, agent) if agent is not None else None
+            entered = await submitting.submit(conn, wanted.task(found.id if found else None))
             task = await tasks.get(conn, entered.id)
-            obstacle = None if task.ended else await looking.obstacle_to(conn, found)
+            obstacle = None if task.ended else await _obstacle(conn, found, wanted)
         if obstacle:
             console.warn(obstacle)
         if entered.new and wanted.run_at and wanted.run_at < datetime.now(UTC):
             console.warn(f"--at was {display.ago(wanted.run_at)}: it runs at once")
         if wait_for_it:
             return await looking.followed(opened.db, task, patience, told=obstacle is not None)
-    return Answer(looking.document(task, obstacle), [Text(_said(entered, task, found.label))])
+    return Answer(looking.document(task, obstacle), [Text(_said(entered, task, _to(found, wanted)))])
+
+
+async def _obstacle(conn: Conn, agent: Agent | None, wanted: Wanted) -> str | None:
+    if agent is not None:
+        return await looking.obstacle_to(conn, agent)
+    able = await routing.able(conn, wanted.capabilities)
+    return waiting.unroutable(wanted.capabilities, able) or (
+        None if await workers.any_alive(conn) else waiting.NO_WORKER
+    )
+
+
+def _to(agent: Agent | None, wanted: Wanted) -> str:
+    return agent.label if agent else f"whoever can {wording.listed(wanted.capabilities)}"
 
 
 def _said(entered: Entered, task: Task, agent: str) -> str:

@@ -11,7 +11,7 @@ from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.cli import console, display, failures, opening, waiting
 from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
-from cirkelline.state import agents, journal, parking, retrying, standing, tasks, workers
+from cirkelline.state import agents, journal, parking, retrying, routing, standing, tasks, workers
 from cirkelline.state.agents import Agent
 from cirkelline.state.claims import DEATHS_ALLOWED
 from cirkelline.state.connection import Conn, Database
@@ -48,6 +48,7 @@ def document(task: Task, why: str | None = None) -> dict[str, Any]:
         "priority": task.priority,
         "run_at": task.run_at,
         "key": task.key,
+        "capabilities": task.capabilities,
         "attempt": task.attempt,
         "worker": task.worker,
         "state_version": task.state_version,
@@ -238,7 +239,9 @@ async def explained(conn: Conn, task: Task) -> tuple[Task, str | None]:
         return task, None
     agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
     questions = await parking.find(conn, task.id) if task.status == TaskStatus.WAITING else []
-    return task, waiting.why(task, agent, await standing.of(conn, task.id), await workers.find(conn), questions)
+    able = await routing.able(conn, task.capabilities) if agent is None and task.capabilities else []
+    place = await standing.of(conn, task.id)
+    return task, waiting.why(task, agent, place, await workers.find(conn), questions, able=able)
 
 
 def _facts(task: Task, why: str | None, allowed: int) -> list[tuple[str, Cell]]:
@@ -274,6 +277,8 @@ def _order_facts(task: Task) -> list[tuple[str, Cell]]:
         pairs.append(("priority", str(task.priority)))
     if task.run_at:
         pairs.append(("runs from", display.when(task.run_at)))
+    if task.capabilities:
+        pairs.append(("needs", ", ".join(task.capabilities)))
     if task.key:
         pairs.append(("key", display.line(task.key, 255)))
     return pairs

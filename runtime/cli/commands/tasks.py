@@ -27,7 +27,7 @@ def command() -> None:
 
 
 @command.add("submit", example='cirkelline tasks submit assistant "What is 17 * 23?" --wait')
-@click.argument("agent", type=NAME, required=False)
+@click.argument("agent", type=parameters.ANY_TEXT, required=False)
 @click.argument("input", nargs=-1, metavar="[INPUT]...", type=parameters.ANY_TEXT)
 @click.option("--file", type=click.Path(allow_dash=True), help="Read the input from a file, or from stdin with `-`.")
 @click.option(
@@ -52,6 +52,11 @@ def command() -> None:
 @click.option("--at", "run_at", type=parameters.MOMENT, help="Run it from then on: 2026-03-01T09:00, or with a zone.")
 @click.option("--in", "delay", type=DURATION, help="Run it after this long, such as 30s or 2h.")
 @click.option("--key", type=parameters.KEY, help="A key of yours: however often it is submitted, it is one task.")
+@click.option(
+    "--capabilities",
+    type=parameters.WORDS,
+    help="Instead of AGENT: what the agent has to be able to do; the least loaded idle one that can gets the task.",
+)
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait for the end and print the output.")
 @_timeout
 def submit(
@@ -66,6 +71,7 @@ def submit(
     run_at: datetime | None,
     delay: float | None,
     key: str | None,
+    capabilities: tuple[str, ...] | None,
     wait_for_it: bool,
     timeout: float | None,
 ) -> Work:
@@ -84,9 +90,13 @@ def submit(
         _goes_alone("lines", but=("agent",))
         from cirkelline.runtime.cli.actions import bulk
 
-        return bulk.submit(lines, agent)
-    if agent is None:
+        return bulk.submit(lines, _name(agent) if agent is not None else None)
+    if capabilities is not None:
+        words, agent = (*([agent] if agent is not None else []), *input), None
+    elif agent is None:
         raise click.UsageError("name the agent, then the input", click.get_current_context())
+    else:
+        words, agent = input, _name(agent)
     if timeout is not None and not wait_for_it:
         raise click.UsageError("--timeout goes with --wait", click.get_current_context())
     if run_at is not None and delay is not None:
@@ -94,9 +104,21 @@ def submit(
     from cirkelline.runtime.cli.actions import inputs, submitting
 
     wanted = submitting.Wanted(
-        inputs.read(input, file, as_json=json_input), task_type, priority, run_at=run_at, delay=delay, key=key
+        inputs.read(words, file, as_json=json_input),
+        task_type,
+        priority,
+        run_at=run_at,
+        delay=delay,
+        key=key,
+        capabilities=capabilities or (),
     )
     return submitting.submit(agent, wanted, wait_for_it=wait_for_it, patience=timeout)
+
+
+def _name(agent: str) -> str:
+    """Return the agent's name checked: where capabilities are given, the same words are input."""
+    context = click.get_current_context()
+    return NAME.convert(agent, next(each for each in context.command.params if each.name == "agent"), context)
 
 
 def _goes_alone(option: str, but: tuple[str, ...]) -> None:

@@ -14,6 +14,8 @@ from cirkelline.configs.positions import KeyPath
 
 _MISSING: Final = {
     "name": "this agent has no name: add name: followed by " + names.AGENT_RULE,
+    "cron": 'this schedule has no times: add cron: followed by five fields, such as "0 9 * * MON-FRI"',
+    "input": "this schedule asks nothing: say in input: what the agent is to do",
     "instructions": "this agent has no instructions: say in instructions: what it is to do",
 }
 # Keys that other programs use for what has another name, or no place, here.
@@ -57,7 +59,7 @@ def _finding(details: ErrorDetails, data: object) -> Finding:
     if details["type"] in {"extra_forbidden", fields.UNKNOWN_KEY}:
         return Finding(path, unknown_key(path, context.get("hint")), at_key=True)
     if details["type"] == "missing":
-        return Finding((), _MISSING[str(path[-1])])
+        return Finding(path[:-1], _MISSING[str(path[-1])])
     path = _written(path, data)
     # Every field reads with readers of ours; pydantic's own words would mean that one was forgotten.
     predicate = context.get("message") or f"is not valid: {details['msg']}"

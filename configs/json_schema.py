@@ -40,6 +40,7 @@ def agent_json_schema() -> dict[str, Any]:
             },
         ),
         "retry": _retry(),
+        "schedules": _list(_schedule(), schema.MOST_SCHEDULES, unique=False),
     }
     version = {"const": schema.FORMAT_VERSION, "description": "The version of this file format."}
     whole = _mapping(schema.AgentSpec, parts, required=["name", "instructions"])
@@ -115,8 +116,19 @@ def _retry() -> dict[str, Any]:
     return mapping | {"not": {"allOf": [once, paused]}}
 
 
-def _list(entry: dict[str, Any], most: int) -> dict[str, Any]:
-    return {"type": "array", "items": entry, "maxItems": most, "uniqueItems": True}
+def _schedule() -> dict[str, Any]:
+    parts = {
+        "name": _either({"type": "string", "pattern": names.AGENT_PATTERN}),
+        "cron": _either({"type": "string", "pattern": r"^\s*(\S+\s+){4}\S+\s*$", "maxLength": 100}),
+        "tz": _line(100),
+        "user": _line(255),
+        "input": {"type": "string", "pattern": r"\S"},
+    }
+    return _mapping(schema.ScheduleSpec, parts, required=["cron", "input"])
+
+
+def _list(entry: dict[str, Any], most: int, *, unique: bool = True) -> dict[str, Any]:
+    return {"type": "array", "items": entry, "maxItems": most, "uniqueItems": unique}
 
 
 def _line(longest: int) -> dict[str, Any]:

@@ -32,6 +32,8 @@ tools:
 history: {messages: 20, summarize: true}
 limits: {concurrency: 4, steps: 20, wall: 5m}
 retry: {attempts: 3, backoff: 2s}
+schedules:
+  - {cron: "0 9 * * MON-FRI", tz: Europe/Copenhagen, user: ivo@example.com, input: Sum up what is new.}
 ```
 
 An unknown key is an error. `${NAME}` and `${NAME:-default}` take a value from the environment (`$${` writes the two
@@ -51,6 +53,7 @@ _SECTIONS: Final[dict[tuple[str, ...], tuple[str, type[BaseModel]]]] = {
     ("history",): ("`history`", schema.HistorySpec),
     ("limits",): ("`limits`", schema.LimitsSpec),
     ("retry",): ("`retry`", schema.RetrySpec),
+    ("schedules", "*"): ("`schedules`, an entry", schema.ScheduleSpec),
 }
 _NOT_IN_THE_MODEL: Final = {
     "version": "Version of this file format: 1, or left out.",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from cirkelline.configs import durations, fields, models, names, scalars
+from cirkelline.configs import durations, fields, models, names, scalars, schedules
 from cirkelline.configs.effects import Effects, OnUnknown
 from cirkelline.configs.fields import Text, refuse
 
@@ -32,6 +32,7 @@ LONGEST_TYPE: Final = 100  # the documents' agents.type is VARCHAR(100)
 LONGEST_CAPABILITY: Final = 100
 MOST_CAPABILITIES: Final = 64
 MOST_TOOLS: Final = 64
+MOST_SCHEDULES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,31 @@ class LimitsSpec(_Strict):
     )
 
 
+class ScheduleSpec(_Strict):
+    """One thing an agent does by the clock."""
+
+    name: Annotated[str, BeforeValidator(names.read_agent)] | None = Field(
+        default=None, description="The schedule's name; without it its place in the list, from 1."
+    )
+    cron: Annotated[str, BeforeValidator(schedules.read_cron)] = Field(
+        description='When: minute, hour, day, month, weekday, such as "0 9 * * MON-FRI".'
+    )
+    tz: Annotated[str, BeforeValidator(schedules.read_zone)] = Field(
+        default="UTC", description="The time zone of the times, such as Europe/Copenhagen."
+    )
+    user: Annotated[str, BeforeValidator(fields.line(255, "ivo@example.com"))] | None = Field(
+        default=None, description="The user for whom it is done, who has to exist; without it nobody."
+    )
+    input: Text = Field(description="What the agent is asked each time.")
+
+    @field_validator("input")
+    @classmethod
+    def _asks_something(cls, value: str) -> str:
+        if not value.strip():
+            raise refuse("must not be empty: say what the agent is to do")
+        return value.strip()
+
+
 class RetrySpec(_Strict):
     """What becomes of a task whose run failed in a way that may pass."""
 
@@ -246,6 +272,17 @@ class AgentSpec(_Strict):
         default=RetrySpec(), description="How often a task is tried that fails in a way that may pass."
     )
 
+    schedules: Annotated[
+        tuple[Annotated[ScheduleSpec, BeforeValidator(fields.mapping('{cron: "0 9 * * *", input: "…"}'))], ...],
+        BeforeValidator(fields.items('[{cron: "0 9 * * *", input: "…"}]', MOST_SCHEDULES)),
+    ] = Field(default=(), description="What the agent does by the clock.")
+
+    @field_validator("schedules")
+    @classmethod
+    def _schedules_differ(cls, value: tuple[ScheduleSpec, ...]) -> tuple[ScheduleSpec, ...]:
+        _refuse_repeated(tuple(each.name or str(place) for place, each in enumerate(value, 1)))
+        return value
+
     @field_validator("instructions")
     @classmethod
     def _says_something(cls, value: str) -> str:
@@ -290,6 +327,7 @@ def canonical(spec: AgentSpec) -> dict[str, Any]:
         "history": _changed(spec.history),
         "limits": _changed(spec.limits),
         "retry": _changed(spec.retry),
+        "schedules": [_changed(schedule) for schedule in spec.schedules],
     }
     return {key: value for key, value in form.items() if value or key in {"name", "type"}}
 
@@ -331,12 +369,13 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
         ("history",): tuple(HistorySpec.model_fields),
         ("limits",): tuple(LimitsSpec.model_fields),
         ("retry",): tuple(RetrySpec.model_fields),
+        ("schedules", "*"): tuple(ScheduleSpec.model_fields),
     }
 
 
 # What the design gives to later releases. It is refused, never accepted and ignored: an author who writes
 # `tokens: 50_000` must not find out from a bill that it meant nothing yet.
 LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
-    (): frozenset({"memory", "knowledge", "schedules"}),
+    (): frozenset({"memory", "knowledge"}),
     ("limits",): frozenset({"tokens"}),
 }

@@ -20,8 +20,9 @@ from cirkelline.configs import names, scalars, schema
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.loading import Definition, DefinitionError, Loaded, Problem, parse_config
 from cirkelline.configs.schema import AgentSpec, ModelSpec
-from cirkelline.state import agents
+from cirkelline.state import agents, users
 from cirkelline.state.connection import Conn, Database
+from cirkelline.state.users import UserNotFound
 from cirkelline.tools.toolbox import Toolbox, ToolNotFound
 
 
@@ -154,7 +155,23 @@ async def plan(
     resolved = [await _resolved(item, environ, again=resolve_again) for item in items] if resolve_auto else items
     faults = [item for item in resolved if isinstance(item, Problem)]
     kept = [item for item in resolved if isinstance(item, PlanItem)]
+    async with db.connection() as conn:
+        absent = {item.name: await _absent_users(conn, item.definition) for item in kept}
+    faults += [problem for found in absent.values() for problem in found]
+    kept = [item for item in kept if not absent[item.name]]
     return Plan(tuple(kept), (*loaded.problems, *faults), _missing(loaded, known, scope))
+
+
+async def _absent_users(conn: Conn, definition: Definition) -> list[Problem]:
+    """Return a problem for each schedule that is for a user who does not exist."""
+    problems: list[Problem] = []
+    for place, schedule in enumerate(definition.spec.schedules):
+        if schedule.user is not None:
+            try:
+                await users.get(conn, schedule.user)
+            except UserNotFound as error:
+                problems.append(definition.problem(("schedules", place, "user"), str(error)))
+    return problems
 
 
 async def _known(conn: Conn, definitions: Sequence[Definition]) -> _Known:

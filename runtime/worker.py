@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import disk, ending, patience
+from cirkelline.runtime import disk, ending, patience, schedules
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
@@ -396,6 +396,8 @@ class Worker:
                     refresh_at = loop.time() + self._poll()
                     await self._refresh()
                 await self._look_at_holds()
+                if self._session is None:
+                    await schedules.fire(self._db)
                 if await self._disk.look() or await self._route():
                     self._wake.set()
                 await self._take_over()

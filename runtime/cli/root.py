@@ -20,14 +20,15 @@ LAZY: Final = {
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
     "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations."),
     "usage": Lazy(_COMMANDS + "usage", "See what model calls, tokens and money were spent, and by whom."),
-    "workers": Lazy(_COMMANDS + "workers", "See which workers are alive."),
+    "schedules": Lazy(_COMMANDS + "schedules", "See and steer what agents do by the clock."),
+    "workers": Lazy(_COMMANDS + "workers", "See which workers are alive, and let them stop."),
     "models": Lazy(_COMMANDS + "models", "See which language models work here, and fetch local ones."),
     "db": Lazy(_COMMANDS + "db", "Reach, migrate and adopt the database."),
     "doctor": Lazy(_COMMANDS + "doctor", "Check everything this installation needs, and say the remedy."),
 }
 SECTIONS: Final = (
     ("Run", ("up", "chat")),
-    ("Look and steer", ("agents", "tasks", "workflows", "states", "sessions", "usage", "workers")),
+    ("Look and steer", ("agents", "tasks", "workflows", "schedules", "states", "sessions", "usage", "workers")),
     ("This installation", ("models", "db", "doctor")),
 )
 

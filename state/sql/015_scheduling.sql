@@ -296,3 +296,68 @@ BEGIN
     RETURN routed;
 END
 $$;
+
+-- Schedules -------------------------------------------------------------------------------------------------------
+-- What agents do by the clock, as their current definitions say; kept in step here, whoever changes the definition. The row
+-- of a due schedule is locked while its one task is submitted, so that one worker of all fires it, once.
+
+CREATE TABLE IF NOT EXISTS runtime.schedules (
+    id UUID PRIMARY KEY DEFAULT gen_random_uuid(),
+    agent_id UUID NOT NULL,
+    name TEXT NOT NULL,
+    cron TEXT NOT NULL,
+    tz TEXT NOT NULL,
+    user_name TEXT,
+    input TEXT NOT NULL,
+    paused BOOLEAN NOT NULL DEFAULT FALSE,
+    since TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),  -- nothing before it was missed
+    next_at TIMESTAMPTZ,  -- NULL: a worker has still to work it out
+    last_at TIMESTAMPTZ,
+    last_task UUID,
+    problem TEXT,
+    UNIQUE (agent_id, name)
+);
+
+CREATE OR REPLACE FUNCTION runtime.keep_schedules(wanted UUID) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    spec JSONB := (SELECT d.spec FROM runtime.agents a
+                     JOIN runtime.definitions d ON d.agent_id = a.id AND d.version = a.definition_version
+                    WHERE a.id = wanted);
+BEGIN
+    IF spec IS NULL THEN  -- on its way: the one of the two rows that comes second calls again
+        RETURN;
+    END IF;
+    DELETE FROM runtime.schedules s
+     WHERE s.agent_id = wanted AND s.name NOT IN (
+           SELECT coalesce(e.item ->> 'name', e.place::text)
+             FROM jsonb_array_elements(coalesce(spec -> 'schedules', '[]')) WITH ORDINALITY AS e (item, place));
+    INSERT INTO runtime.schedules AS s (agent_id, name, cron, tz, user_name, input)
+    SELECT wanted, coalesce(e.item ->> 'name', e.place::text), e.item ->> 'cron', coalesce(e.item ->> 'tz', 'UTC'),
+           e.item ->> 'user', e.item ->> 'input'
+      FROM jsonb_array_elements(coalesce(spec -> 'schedules', '[]')) WITH ORDINALITY AS e (item, place)
+    ON CONFLICT (agent_id, name) DO UPDATE
+       SET since = CASE WHEN (s.cron, s.tz) = (excluded.cron, excluded.tz) THEN s.since ELSE clock_timestamp() END,
+           next_at = CASE WHEN (s.cron, s.tz) = (excluded.cron, excluded.tz) THEN s.next_at END,
+           cron = excluded.cron, tz = excluded.tz, user_name = excluded.user_name, input = excluded.input,
+           problem = NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION runtime.follow_definition() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'definitions' THEN
+        PERFORM runtime.keep_schedules(NEW.agent_id);
+    ELSIF TG_OP = 'DELETE' THEN
+        DELETE FROM runtime.schedules s WHERE s.agent_id = OLD.id;
+    ELSE
+        PERFORM runtime.keep_schedules(NEW.id);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER schedules_defined AFTER INSERT ON runtime.definitions
+    FOR EACH ROW EXECUTE FUNCTION runtime.follow_definition();
+CREATE OR REPLACE TRIGGER schedules_changed AFTER UPDATE OF definition_version OR DELETE ON runtime.agents
+    FOR EACH ROW EXECUTE FUNCTION runtime.follow_definition();

@@ -47,6 +47,7 @@ up chat doctor usage
 agents validate|apply|list|show|history|rollback|retire|schema|search|pause|resume
 tasks submit|list|show|wait|cancel|retry|approve|reject|answer|resolve|trace|replay|search
 workflows run|list|show
+schedules list|pause|resume|run
 states list|show|diff|rollback
 workers list|drain
 sessions list|show

@@ -124,7 +124,34 @@ KEYS: Final = [
     _third_line(
         "a longest pause that is shorter", "retry: {attempts: 2, backoff: 5s, longest: 1s}", "is 1s, shorter than", 44
     ),
-    _third_line("schedules", "schedules: []", "schedules is not supported yet"),
+    _third_line("schedules as a mapping", "schedules: {cron: '0 9 * * *'}", "must be a list such as", 12),
+    _third_line("a schedule without times", "schedules: [{input: hi}]", "this schedule has no times", 13),
+    _third_line("a schedule without input", "schedules: [{cron: '0 9 * * *'}]", "this schedule asks nothing", 13),
+    _third_line("a schedule with empty input", "schedules: [{cron: '0 9 * * *', input: ' '}]", "must not be empty", 40),
+    _third_line("four fields", "schedules: [{cron: '0 9 * *', input: hi}]", "must have five fields", 20),
+    _third_line("seconds", "schedules: [{cron: '0 0 9 * * *', input: hi}]", "must have five fields", 20),
+    _third_line(
+        "an hour that there is not",
+        "schedules: [{cron: '0 25 * * *', input: hi}]",
+        "the hour of '0 25 * * *' is none",
+        20,
+    ),
+    _third_line("a day that never comes", "schedules: [{cron: '0 0 31 2 *', input: hi}]", "the day-of-month of", 20),
+    _third_line(
+        "a zone mistyped",
+        "schedules: [{cron: '0 9 * * *', tz: Europe/Copenhagn, input: hi}]",
+        "did you mean 'Europe/Copenhagen'?",
+        37,
+    ),
+    _third_line(
+        "a schedule's typo", "schedules: [{cron: '0 9 * * *', inpt: hi, input: hi}]", "did you mean 'input'?", 33
+    ),
+    _third_line(
+        "two schedules of a name",
+        "schedules: [{name: '2', cron: '0 9 * * *', input: a}, {cron: '0 9 * * *', input: b}]",
+        "repeats",
+        55,
+    ),
     _third_line("token limits", "limits: {tokens: 50_000}", "limits.tokens is not supported yet", 10),
     _third_line("effects", 'tools: [{python: "a:b", effects: one}]', "read, idempotent, transactional or once", 34),
     _third_line("a yes/no word for effects", 'tools: [{python: "a:b", effects: yes}]', "tools[0].effects must be", 34),

@@ -54,7 +54,8 @@ ENVIRON = {"MODEL": "auto", "URL": "http://h", "T": "1", "N": "7", "TOOL": "x", 
 # What only arithmetic on durations, two keys together, the file's own letters or the rest of the world can tell.
 BEYOND_A_SCHEMA = {
     "a key twice", "a key twice, deep", "an anchor", "a merge key", "a standard tag", "steps in octal",
-    "a week", "a long time limit", "a longest pause that is shorter", "no pause", "an address for auto", "a function twice", "a word of Python",
+    "a week", "a long time limit", "a longest pause that is shorter", "no pause",
+    "an hour that there is not", "a day that never comes", "a zone mistyped", "two schedules of a name", "an address for auto", "a function twice", "a word of Python",
     "an unset variable", "an unset variable in text", "a secret variable", "a secret with a default",
     "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within",
 }  # fmt: skip
@@ -101,6 +102,7 @@ def test_the_schema_knows_the_keys_of_every_place_and_describes_them() -> None:
 
     top = properties(json_schema.agent_json_schema())
     parts: dict[tuple[str, ...], dict[str, Any]] = {(): top, ("tools", "*"): properties(top["tools"]["items"])}
+    parts[("schedules", "*")] = properties(top["schedules"]["items"])
     parts |= {(key,): properties(top[key]) for key in ("model", "history", "limits", "retry")}
     assert {place: set(keys) for place, keys in parts.items()} == {
         place: set(keys) for place, keys in schema.surface_keys().items()

@@ -172,6 +172,12 @@ CHANGES = [
     "limits: {concurrency: 1}",
     "limits: {steps: 21}",
     "limits: {wall: 301}",
+    "schedules: [{cron: '0 9 * * *', input: a}]",
+    "schedules: [{cron: '0 9 * * *', input: b}]",
+    "schedules: [{cron: '0 8 * * *', input: a}]",
+    "schedules: [{cron: '0 9 * * *', input: a, tz: Asia/Tokyo}]",
+    "schedules: [{cron: '0 9 * * *', input: a, user: ivo}]",
+    "schedules: [{cron: '0 9 * * *', input: a, name: daily}]",
     "retry: {attempts: 2}",
     "retry: {attempts: 3}",
     "retry: {attempts: 3, backoff: 1s}",
@@ -188,9 +194,17 @@ def test_every_change_of_meaning_changes_the_hash() -> None:
 
 def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
-    specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.HistorySpec, schema.LimitsSpec, schema.RetrySpec)
+    specs = (
+        AgentSpec,
+        schema.ModelSpec,
+        schema.ToolSpec,
+        schema.HistorySpec,
+        schema.LimitsSpec,
+        schema.RetrySpec,
+        schema.ScheduleSpec,
+    )
     count = sum(len(each.model_fields) for each in specs)
-    assert count == 10 + 6 + 7 + 2 + 3 + 3, "a new field needs its line in CHANGES"
+    assert count == 11 + 6 + 7 + 2 + 3 + 3 + 5, "a new field needs its line in CHANGES"
 
 
 def test_the_hash_of_a_definition_never_changes_between_releases() -> None:

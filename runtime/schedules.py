@@ -1,0 +1,71 @@
+"""Firing what is due by the clock: one task for each time, one for all times that were missed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from cirkelline.configs import schedules as times
+from cirkelline.state import schedules, submitting, users
+from cirkelline.state.connection import Conn, Database
+from cirkelline.state.schedules import Schedule
+from cirkelline.state.submitting import NewTask
+from cirkelline.state.users import UserNotFound
+
+log = structlog.get_logger(__name__)
+
+
+async def fire(db: Database, now: datetime | None = None) -> int:
+    """Submit a task for every schedule that is due (at `now`, by default the database's); return how many."""
+    submitted = 0
+    while True:
+        async with db.transaction() as conn:
+            schedule = await schedules.due(conn, now)
+            if schedule is None:
+                return submitted
+            try:
+                submitted += await _handle(conn, schedule)
+            except times.NeverDue as error:
+                await schedules.plan(conn, schedule, schedule.now + timedelta(days=1), problem=str(error))
+
+
+async def _handle(conn: Conn, schedule: Schedule) -> bool:
+    if schedule.next_at is None:
+        await schedules.plan(conn, schedule, _following(schedule, schedule.since), problem=schedule.problem)
+        return False
+    at = max(schedule.next_at, times.latest(schedule.cron, schedule.tz, schedule.now))
+    following = _following(schedule, max(at, schedule.now))
+    try:
+        user = (await users.get(conn, schedule.user_name)).id if schedule.user_name is not None else None
+    except UserNotFound as error:
+        log.warning("schedule.not_fired", schedule=schedule.label, reason=str(error))
+        await schedules.plan(conn, schedule, following, problem=str(error))
+        return False
+    key = f"schedule {schedule.name} {at.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    task_id = await _submit(conn, schedule, user, key)
+    await schedules.fired(conn, schedule, at, task_id, following)
+    log.info("schedule.fired", schedule=schedule.label, time=at.isoformat(), task_id=task_id)
+    return True
+
+
+async def run_now(conn: Conn, schedule: Schedule) -> UUID:
+    """Submit a schedule's task once, beside its times. Raises: UserNotFound."""
+    user = (await users.get(conn, schedule.user_name)).id if schedule.user_name is not None else None
+    return await _submit(conn, schedule, user, None)
+
+
+async def _submit(conn: Conn, schedule: Schedule, user: UUID | None, key: str | None) -> UUID:
+    task = NewTask(
+        agent_id=schedule.agent_id,
+        payload={"input": schedule.input},
+        task_type="schedule",
+        user_id=user,
+        key=key,
+    )
+    return (await submitting.submit(conn, task)).id
+
+
+def _following(schedule: Schedule, moment: datetime) -> datetime:
+    return times.following(schedule.cron, schedule.tz, moment)

@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     concurrency: Annotated[int, BeforeValidator(fields.integer(1, 1000))] = Field(
         default=8, description="How many tasks one worker runs at once."
     )
+    chat_slots: Annotated[int, BeforeValidator(fields.integer(0, 999))] = Field(
+        default=0,
+        description="How many of those are kept free for turns of conversations; one always remains for the rest.",
+    )
     state_limit: Annotated[int, BeforeValidator(fields.integer(1024, 16_777_216))] = Field(
         default=65_536, description="The largest state an agent may keep, in bytes of JSON."
     )

@@ -65,6 +65,7 @@ class Worker:
     ) -> None:
         self.id = uuid4()
         self.slots = slots or settings.concurrency
+        self._for_turns = 0 if session is not None else min(settings.chat_slots, self.slots - 1)
         self._db = db
         self._settings = settings
         self._registry = registry
@@ -131,7 +132,7 @@ class Worker:
         while not self._stopping.is_set():
             self._wake.clear()
             free = self.slots - len(self._runs)
-            claimed = await self._claim(free, self._eager)
+            claimed = await self._claim_for(free)
             for claim in claimed:
                 self._start(claim)
             if len(claimed) < free and self._holding.due:
@@ -204,7 +205,16 @@ class Worker:
 
         return await self._asked(take, "take a probe") is True
 
-    async def _claim(self, free: int, agents: Sequence[UUID]) -> list[Claim]:
+    async def _claim_for(self, free: int) -> list[Claim]:
+        """Claim for the free slots; those that are kept for conversations take nothing else."""
+        if not self._for_turns:
+            return await self._claim(free, self._eager)
+        turns = await self._claim(free, self._eager, turns=True)
+        others = sum(run.claim.session_id is None for run in self._runs)
+        rest = min(free - len(turns), self.slots - self._for_turns - others)
+        return turns + await self._claim(max(rest, 0), self._eager)
+
+    async def _claim(self, free: int, agents: Sequence[UUID], *, turns: bool = False) -> list[Claim]:
         if not free or not agents or self._disk.is_low:
             return []
 
@@ -214,7 +224,10 @@ class Worker:
                 await self._give_back_unknown(conn)
                 # Until there is an answer: the server may have claimed for us, and only the answer was lost.
                 self._unsure = True
-                claimed = await claims.claim(conn, owner, agents, slots=free, session=self._session)
+                if turns:
+                    claimed = await claims.claim_turns(conn, owner, agents, slots=free)
+                else:
+                    claimed = await claims.claim(conn, owner, agents, slots=free, session=self._session)
                 self._unsure = False
                 return owner, claimed
 

@@ -96,6 +96,19 @@ async def claim(
         return await cursor.fetchall()
 
 
+CLAIM_TURNS: Final = """
+SELECT id, agent_id, task_type, payload, session_id, user_id, attempt, definition_version
+  FROM runtime.claim_turns(%(worker)s::uuid, %(agents)b::uuid[], %(slots)s::integer)
+"""
+
+
+async def claim_turns(conn: Conn, worker: UUID, agents: Sequence[UUID], *, slots: int) -> list[Claim]:
+    """Claim up to `slots` turns of conversations with these agents, and nothing else."""
+    async with conn.cursor(row_factory=class_row(Claim)) as cursor:
+        await cursor.execute(CLAIM_TURNS, {"worker": worker, "agents": list(agents), "slots": slots})
+        return await cursor.fetchall()
+
+
 FINISH: Final = """
 SELECT id, status, state_version, error
   FROM runtime.finish_tasks(%(worker)s::uuid, %(runs)s::jsonb, %(state_limit)s::integer)

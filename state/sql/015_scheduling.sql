@@ -124,7 +124,7 @@ CREATE TABLE IF NOT EXISTS runtime.model_holds (
 -- Hold a model, or hold it longer: for `wait` seconds if the provider named a time, else for a pause that doubles with
 -- each probe that failed. What fails while it is held anyway changes nothing. `fresh`: it was not held before.
 CREATE OR REPLACE FUNCTION runtime.hold_model(
-    failer UUID, label TEXT, is_refused BOOLEAN, why TEXT, wait DOUBLE PRECISION, pause DOUBLE PRECISION
+    holder UUID, label TEXT, is_refused BOOLEAN, why TEXT, wait DOUBLE PRECISION, pause DOUBLE PRECISION
 ) RETURNS TABLE (until TIMESTAMPTZ, fresh BOOLEAN)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -145,7 +145,7 @@ BEGIN
                WHEN h.until <= clock_timestamp()
                THEN clock_timestamp() + make_interval(secs => least(pause * 2.0 ^ least(h.tries, 30), longest) * jitter)
            END),
-           prober = CASE WHEN h.prober <> failer THEN h.prober END
+           prober = CASE WHEN h.prober <> holder THEN h.prober END
     RETURNING h.until, h.xmax = 0;  -- inserted, not updated
 END
 $$;
@@ -361,3 +361,25 @@ CREATE OR REPLACE TRIGGER schedules_defined AFTER INSERT ON runtime.definitions
     FOR EACH ROW EXECUTE FUNCTION runtime.follow_definition();
 CREATE OR REPLACE TRIGGER schedules_changed AFTER UPDATE OF definition_version OR DELETE ON runtime.agents
     FOR EACH ROW EXECUTE FUNCTION runtime.follow_definition();
+
+-- Slots for conversations -----------------------------------------------------------------------------------------
+-- Claim turns of sessions only, the best first: each by the claim that a chat's own worker makes.
+
+CREATE OR REPLACE FUNCTION runtime.claim_turns(claimer UUID, agents UUID[], slots INTEGER) RETURNS TABLE (
+    id UUID, agent_id UUID, task_type TEXT, payload JSONB, session_id UUID, user_id UUID, attempt INTEGER,
+    definition_version INTEGER
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    session UUID;
+BEGIN
+    FOR session IN
+        SELECT l.session_id FROM runtime.line l
+         WHERE l.session_id IS NOT NULL AND l.has_turn AND l.agent_id = ANY (agents)
+         ORDER BY l.priority DESC, l.sequence LIMIT slots
+    LOOP
+        RETURN QUERY SELECT c.* FROM runtime.claim_tasks(claimer, agents, 1, session) c;
+    END LOOP;
+END
+$$;

@@ -128,6 +128,18 @@ class Settings(BaseSettings):
     grace: Annotated[float, BeforeValidator(fields.seconds(0, 3600))] = Field(
         default=30.0, description="How long a stopping worker lets running tasks finish."
     )
+    keep_completed: Annotated[int, BeforeValidator(fields.integer(0, 36_500))] = Field(
+        default=90, description="Days for which completed tasks are kept; 0 for ever."
+    )
+    keep_failed: Annotated[int, BeforeValidator(fields.integer(0, 36_500))] = Field(
+        default=0, description="Days for which failed and cancelled tasks are kept; 0 for ever."
+    )
+    keep_states: Annotated[int, BeforeValidator(fields.integer(0, 36_500))] = Field(
+        default=30, description="Days for which snapshots of agents are kept; 0 for ever; the newest one always stays."
+    )
+    keep_versions: Annotated[int, BeforeValidator(fields.integer(0, 1_000_000_000))] = Field(
+        default=0, description="How many snapshots of an agent are kept at most; 0 for any number."
+    )
     local_threads: Annotated[int, BeforeValidator(fields.integer(1, 256))] | None = Field(
         default=None, description="Threads of the embedded language model; by default chosen for the machine."
     )

@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import disk, ending, patience, schedules
+from cirkelline.runtime import disk, ending, patience, retention, schedules
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
@@ -33,6 +33,9 @@ from cirkelline.tools.execution import Executor
 
 LAST_WRITES: Final = 5.0
 """Seconds that a stopping worker tries to write what has ended and to give back what has not."""
+
+SWEPT_EVERY: Final = 1800.0
+"""Seconds, about, after which a worker looks for what is older than it is kept."""
 
 _CLEANING_UP: Final = LAST_WRITES + 1.0
 """Seconds that a stopped run has to let go of its model and its tools, before it is stopped once more."""
@@ -114,6 +117,7 @@ class Worker:
         self._background = [
             asyncio.create_task(self._listen(), name="worker-listen"),
             asyncio.create_task(self._keep_house(), name="worker-house"),
+            *([asyncio.create_task(self._sweep(), name="worker-sweep")] if self._session is None else []),
         ]
         return self
 
@@ -428,6 +432,18 @@ class Worker:
             raise
         if more:
             self._wake.set()
+
+    async def _sweep(self) -> None:
+        """Remove what is old, now and then; of several workers one at a time."""
+        while True:
+            await asyncio.sleep(SWEPT_EVERY * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            try:
+                removed = await retention.sweep(self._db, retention.ages(self._settings))
+            except QueryError as error:
+                log.warning("worker.sweep_failed", error=first_line(error))
+            else:
+                if removed.tasks or removed.states:
+                    log.info("old.removed", tasks=removed.tasks, states=removed.states)
 
     async def _look_at_holds(self) -> None:
         async with self._db.connection() as conn:

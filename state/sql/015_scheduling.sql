@@ -383,3 +383,79 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Retention -------------------------------------------------------------------------------------------------------
+-- What is old is removed in small batches, oldest first, by one worker at a time. What was here before us is no batch's.
+
+CREATE INDEX IF NOT EXISTS tasks_parent ON runtime.tasks (parent) WHERE parent IS NOT NULL;
+
+-- Walk over the next `batch` tasks after a place in the order of their creation, and remove those that ended long enough ago
+-- (NULL: never) and have no unfinished child. `seen` 0: there are no more, or another worker is at it. No task is younger
+-- than its creation, so those created since are not looked at. Nothing is removed when `dry`.
+CREATE OR REPLACE FUNCTION runtime.remove_old_tasks(
+    after TIMESTAMP, after_id UUID, completed INTERVAL, failed INTERVAL, batch INTEGER, dry BOOLEAN
+) RETURNS TABLE (seen INTEGER, removed INTEGER, last TIMESTAMP, last_id UUID)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    youngest TIMESTAMP := (now() - least(completed, failed)) AT TIME ZONE 'UTC';
+    ids UUID[];
+    old UUID[];
+BEGIN
+    seen := 0;
+    removed := 0;
+    IF youngest IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('cirkelline.retention', 0)) THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    SELECT array_agg(w.id), count(*), max(w.created_at) INTO ids, seen, last
+      FROM (SELECT t.id, t.created_at FROM runtime.tasks t
+             WHERE t.created_at < youngest AND (after IS NULL OR (t.created_at, t.id) > (after, after_id))
+             ORDER BY t.created_at, t.id LIMIT batch) w;
+    last_id := (SELECT t.id FROM runtime.tasks t WHERE t.id = ANY (ids) ORDER BY t.created_at DESC, t.id DESC LIMIT 1);
+    old := ARRAY(
+        SELECT t.id FROM runtime.tasks t
+         WHERE t.id = ANY (ids) AND t.adopted IS NOT TRUE
+           AND t.finished_at < now() - CASE t.status WHEN 'completed' THEN completed
+                                                     WHEN 'failed' THEN failed WHEN 'cancelled' THEN failed END
+           AND NOT EXISTS (SELECT FROM runtime.tasks c WHERE c.parent = t.id
+                              AND c.status IN ('pending', 'running', 'waiting'))
+         ORDER BY t.id FOR UPDATE SKIP LOCKED);
+    removed := cardinality(old);
+    IF NOT dry THEN
+        DELETE FROM runtime.tasks t WHERE t.id = ANY (old);
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+-- Remove up to `batch` snapshots of one agent that are older than `age`, or beyond the newest `most` (NULL: no such limit):
+-- always from the oldest version on, as versions order states and clocks do not. The newest one stays.
+CREATE OR REPLACE FUNCTION runtime.remove_old_states(wanted UUID, age INTERVAL, most INTEGER, batch INTEGER, dry BOOLEAN)
+RETURNS INTEGER
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    newest INTEGER;
+    cut INTEGER;
+    old UUID[];
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('cirkelline.retention', 0)) THEN
+        RETURN 0;
+    END IF;
+    newest := (SELECT max(s.version) FROM runtime.agent_states s WHERE s.agent_id = wanted);
+    cut := (SELECT max(s.version) FROM runtime.agent_states s
+             WHERE s.agent_id = wanted AND s.timestamp < (now() - age) AT TIME ZONE 'UTC');
+    IF most IS NOT NULL THEN
+        cut := greatest(cut, (
+            SELECT s.version FROM runtime.agent_states s
+             WHERE s.agent_id = wanted AND s.version IS NOT NULL ORDER BY s.version DESC NULLS LAST OFFSET most LIMIT 1));
+    END IF;
+    old := ARRAY(
+        SELECT s.id FROM runtime.agent_states s
+         WHERE s.agent_id = wanted AND s.version <= cut AND s.version < newest AND s.adopted IS NOT TRUE
+         ORDER BY s.version LIMIT batch);
+    IF NOT dry THEN
+        DELETE FROM runtime.agent_states s WHERE s.id = ANY (old);
+    END IF;
+    RETURN cardinality(old);
+END
+$$;

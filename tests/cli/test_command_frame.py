@@ -52,7 +52,7 @@ states list|show|diff|rollback
 workers list|drain
 sessions list|show
 models list|pull
-db url|status|migrate|adopt|stop
+db url|status|migrate|adopt|retention|stop
 """
 
 

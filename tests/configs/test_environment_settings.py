@@ -31,6 +31,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert found.tool_role is None
     assert (found.concurrency, found.state_limit, found.lease, found.poll, found.grace) == (8, 65_536, 3.0, 2.0, 30.0)
     assert (found.model_pause, found.free_disk, found.chat_slots) == (1.0, 1000, 0)
+    assert (found.keep_completed, found.keep_failed, found.keep_states, found.keep_versions) == (90, 0, 30, 0)
     assert (found.local_threads, found.local_model, found.log_level, found.log_format) == (None, None, "info", "auto")
     assert found.home.is_absolute()
     assert found.home.name == "cirkelline"
@@ -54,6 +55,10 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
             "CIRKELLINE_MODEL_PAUSE": "5s",
             "CIRKELLINE_FREE_DISK": "0",
             "CIRKELLINE_CHAT_SLOTS": "2",
+            "CIRKELLINE_KEEP_COMPLETED": "1",
+            "CIRKELLINE_KEEP_FAILED": "2",
+            "CIRKELLINE_KEEP_STATES": "3",
+            "CIRKELLINE_KEEP_VERSIONS": "4",
             "CIRKELLINE_LOCAL_THREADS": "2",
             "CIRKELLINE_LOCAL_MODEL": "7",
             "CIRKELLINE_PRICES": str(tmp_path / "prices.yaml"),
@@ -76,6 +81,10 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
         model_pause=5.0,
         free_disk=0,
         chat_slots=2,
+        keep_completed=1,
+        keep_failed=2,
+        keep_states=3,
+        keep_versions=4,
         local_threads=2,
         local_model="7",
         prices=tmp_path / "prices.yaml",
@@ -85,7 +94,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 19
+    assert len(Settings.model_fields) == 23
     assert all(variable.description for variable in settings.variables())
 
 

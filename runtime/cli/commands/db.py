@@ -55,6 +55,19 @@ def adopt(release: bool, from_schema: str | None) -> Work:
     return db.adopt(release=release, from_public=from_schema is not None)
 
 
+@command.add("retention", example="cirkelline db retention --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def retention(*, dry_run: bool) -> Work:
+    """Remove ended tasks and snapshots of agents that are older than they are kept; daemons do so by themselves.
+
+    CIRKELLINE_KEEP_COMPLETED, …_FAILED, …_STATES (days) and …_VERSIONS say for how long. An agent's newest snapshot stays, what
+    was said in a session stays, and so does everything that was there before cirkelline.
+    """
+    from cirkelline.runtime.cli.actions import retention
+
+    return retention.sweep(dry=dry_run)
+
+
 @command.add("stop", example="cirkelline db stop")
 @click.option("--force", is_flag=True, help="Although other processes use it.")
 def stop(force: bool) -> Work:

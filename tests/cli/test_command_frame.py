@@ -49,7 +49,7 @@ tasks submit|list|show|wait|cancel|retry|approve|reject|answer|resolve|trace|rep
 workflows run|list|show
 states list|show|diff|rollback
 workers list
-sessions list|show
+sessions list|show|archive|export
 models list|pull
 db url|status|migrate|adopt|stop
 """

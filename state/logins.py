@@ -26,6 +26,10 @@ class LoginTaken(CirkellineError):
     """There is a login of that email already."""
 
 
+NO_PASSWORD: Final = "!"  # noqa: S105 - the opposite of one
+"""What is kept for a login with which nobody can log in: it is no hash of anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """A row of `public.users`."""
@@ -91,6 +95,17 @@ async def add(conn: Conn, email: str, hashed: str) -> int:
     except psycopg.errors.UniqueViolation:
         raise LoginTaken(f"{email} has a login already (`cirkelline users list` shows them all)") from None
     return int(row[0]) if row else 0
+
+
+SWITCH: Final = """
+UPDATE public.users SET is_active = %(active)s::boolean, updated_at = now() AT TIME ZONE 'UTC'
+ WHERE id = %(id)s::integer AND coalesce(is_active, TRUE) <> %(active)s
+"""
+
+
+async def switch(conn: Conn, account: int, *, active: bool) -> bool:
+    """Switch a login off or on; return whether that changed anything."""
+    return (await conn.execute(SWITCH, {"id": account, "active": active})).rowcount > 0
 
 
 SUCCEEDED: Final = "UPDATE public.users SET last_login = now() AT TIME ZONE 'UTC' WHERE id = %(id)s::integer"

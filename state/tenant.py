@@ -29,6 +29,10 @@ class TenantsUnprotected(CirkellineError):
     """Nobody can work on behalf of a user: the role for it, or its policies, are not there."""
 
 
+class UserErased(CirkellineError):
+    """A user's data has been erased, and none is to be written again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """An open transaction on behalf of one user; every function on user-owned rows wants one, never a bare connection."""
@@ -56,20 +60,27 @@ class Shared:
 
 Door = Tenant | Shared
 
-# One statement, and in this order: the last column is asked as the role, and false wherever it would see every row.
+# One statement, and in this order: what follows the role is asked as the role, and the first of it is false wherever it
+# would see every row.
 ENTER: Final = """
 SELECT set_config('app.user_id', %(user_id)s::text, true), set_config('role', 'cirkelline_tenant', true),
-       row_security_active('runtime.tasks'::regclass)
+       row_security_active('runtime.tasks'::regclass), runtime.is_erased(%(user_id)s::uuid)
 """
 
 
+ONE_MOMENT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+
+
 @asynccontextmanager
-async def tenant(db: Database, user_id: UUID) -> AsyncGenerator[Tenant]:
+async def tenant(db: Database, user_id: UUID, *, one_moment: bool = False) -> AsyncGenerator[Tenant]:
     """Open a transaction on one user's rows; it commits at the end and rolls back on an exception.
 
-    Raises: TenantsUnprotected.
+    With `one_moment` it only reads, and all that it reads is as it was when it began. Raises: TenantsUnprotected,
+    UserErased.
     """
     async with db.transaction() as conn:
+        if one_moment:
+            await conn.execute(ONE_MOMENT)
         await _enter(conn, user_id)
         yield Tenant(conn, user_id)
 
@@ -90,6 +101,8 @@ async def _enter(conn: Conn, user_id: UUID) -> None:
         raise unprotected(conn, "barred") from error
     if row is None or row[2] is not True:
         raise unprotected(conn, "unprotected")
+    if row[3]:
+        raise UserErased(f"user {user_id} was deleted with all their data, so nothing is done on their behalf any more")
 
 
 def unprotected(conn: Conn, obstacle: str) -> TenantsUnprotected:

@@ -123,6 +123,15 @@ async def find(conn: Conn) -> list[Listed]:
         return await cursor.fetchall()
 
 
+ACCOUNT: Final = "SELECT runtime.login_of(%(id)s::uuid)"
+
+
+async def account(conn: Conn, user_id: UUID) -> int | None:
+    """Return the login of a user: the one it is tied to, or else the one with the same email; None without either."""
+    row = await (await conn.execute(ACCOUNT, {"id": user_id})).fetchone()
+    return row[0] if row else None
+
+
 TIE: Final = """
 UPDATE runtime.users SET account = %(account)s::integer, updated_at = now() AT TIME ZONE 'UTC'
  WHERE id = %(id)s::uuid AND account IS DISTINCT FROM %(account)s
@@ -163,6 +172,14 @@ async def by_token(conn: Conn, token: str) -> User | None:
     async with conn.cursor(row_factory=class_row(User)) as cursor:
         await cursor.execute(BY_TOKEN, {"token": _hashed(token)})
         return await cursor.fetchone()
+
+
+REVOKE: Final = "UPDATE runtime.users SET auth_token = NULL WHERE id = %(id)s::uuid AND auth_token IS NOT NULL"
+
+
+async def revoke_token(conn: Conn, user_id: UUID) -> bool:
+    """Let no token stand for a user any more, whichever program gave it; return whether one did."""
+    return (await conn.execute(REVOKE, {"id": user_id})).rowcount > 0
 
 
 def _hashed(token: str) -> str:

@@ -19,7 +19,7 @@ LAZY: Final = {
     "workflows": Lazy(_COMMANDS + "workflows", "Run named steps that survive any crash, and follow them."),
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
     "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations, put them away, take them along."),
-    "users": Lazy(_COMMANDS + "users", "See who there is, let them log in, and whose rows are whose."),
+    "users": Lazy(_COMMANDS + "users", "See who there is, what is theirs, and let them in or go."),
     "usage": Lazy(_COMMANDS + "usage", "See what model calls, tokens and money were spent, and by whom."),
     "workers": Lazy(_COMMANDS + "workers", "See which workers are alive."),
     "models": Lazy(_COMMANDS + "models", "See which language models work here, and fetch local ones."),

@@ -47,6 +47,14 @@ BEGIN
 END
 $$;
 
+-- Whether a user is no more. Asked at the tenant's door, as that role, which may not read the table.
+CREATE OR REPLACE FUNCTION runtime.is_erased(wanted UUID) RETURNS BOOLEAN
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM runtime.erased_users e WHERE e.user_id = wanted)
+$$;
+INSERT INTO runtime.tenant_functions (signature) VALUES ('runtime.is_erased(uuid)') ON CONFLICT DO NOTHING;
+REVOKE ALL ON FUNCTION runtime.is_erased(UUID) FROM PUBLIC;
+
 -- Before anything is erased: remember that it has to be, and who it was.
 CREATE OR REPLACE FUNCTION runtime.begin_erasing(wanted UUID) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

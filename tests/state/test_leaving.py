@@ -107,7 +107,10 @@ async def test_nothing_names_who_was_erased_and_everybody_else_has_all_they_had(
     eva, evas = await person(conn, "eva", agent)
     before = naming(await everything(conn), str(eva), evas)
     ivo, ivos = await person(conn, "ivo", agent)
-    assert set(naming(await everything(conn), str(ivo), ivos)) >= set(SEEDS) - {"runtime.erased_users", "ai.knowledge_words"}
+    assert set(naming(await everything(conn), str(ivo), ivos)) >= set(SEEDS) - {
+        "runtime.erased_users",
+        "ai.knowledge_words",
+    }
     report = await erase(conn, ivo)
     left = await everything(conn)
     assert set(naming(left, str(ivo), ivos)) == {"runtime.erased_users"}
@@ -154,7 +157,9 @@ async def test_a_run_under_way_can_write_nothing_after_its_user_was_erased(db: D
     await leaving.begin(conn, ivo)
     await leaving.erase(conn, ivo)
     assert await leaving.running(conn, ivo) == 0
-    step = json.dumps([{"position": 1, "call": -1, "format": 1, "kind": "model", "name": "m", "output": {"text": "hi"}}])
+    step = json.dumps(
+        [{"position": 1, "call": -1, "format": 1, "kind": "model", "name": "m", "output": {"text": "hi"}}]
+    )
     write = "SELECT runtime.write_journal(%s, %s, %s, %s)"
     assert await scene.one(conn, write, owner, claim.id, claim.attempt, step) == "lost"
     assert await scene.finish(conn, owner, scene.ended(claim, messages=[("user", "hi")])) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -9,14 +10,14 @@ import click
 from cirkelline.runtime.cli import parameters
 from cirkelline.runtime.cli.answers import Work
 from cirkelline.runtime.cli.frame import Group
-from cirkelline.runtime.cli.parameters import ANY_TEXT, NAME
+from cirkelline.runtime.cli.parameters import ANY_TEXT, FILE_OR_FOLDER, NAME
 
 _user: Final = click.argument("user", type=NAME)
 
 
 @click.group("users", cls=Group)
 def command() -> None:
-    """See who there is, let them log in, and whose rows are whose."""
+    """See who there is, what is theirs, and let them in or go."""
 
 
 @command.add("add", example="cirkelline users add ivo@example.com")
@@ -104,3 +105,44 @@ def adopt(*, owner: str | None, user: str | None, list_them: bool, undo: bool) -
     if list_them:
         return users.list_unowned()
     return users.undo(str(owner)) if user is None else users.adopt(str(owner), user)
+
+
+@command.add("deactivate", example="cirkelline users deactivate ivo@example.com")
+@_user
+@click.option("--undo", is_flag=True, help="Switch the user on again; they need a new token.")
+def deactivate(*, user: str, undo: bool) -> Work:
+    """Switch a user off: no login, no token, no chat, and nothing done on their behalf.
+
+    Whatever was in line, parked or running for them is cancelled. All their data stays.
+    """
+    from cirkelline.runtime.cli.actions import leaving
+
+    return leaving.activate(user) if undo else leaving.deactivate(user)
+
+
+@command.add("export", example="cirkelline users export ivo@example.com --output ivo.zip")
+@_user
+@click.option("--output", type=FILE_OR_FOLDER, help="The new file; by default NAME-DAY.zip in this folder.")
+def export(user: str, output: Path | None) -> Work:
+    """Write everything the database holds of a user into one zip archive, as of one moment.
+
+    It has a file for each table, with a row as JSON on each line. Only whoever runs the command may read it.
+    """
+    from cirkelline.runtime.cli.actions import leaving
+
+    return leaving.export(user, output)
+
+
+@command.add("delete", example="cirkelline users delete ivo@example.com")
+@_user
+@click.option("--yes", is_flag=True, help="Do not ask; needed without a terminal.")
+def delete(*, user: str, yes: bool) -> Work:
+    """Erase a user with everything of theirs: conversations, tasks, journal, memories, documents, vectors, login.
+
+    What is left is a note that the user was erased, by id alone, and what was spent, under no name. It cannot be undone;
+    `users export` takes the data along first. Given the id again, it erases what other programs wrote since, or what a
+    restored backup brought back.
+    """
+    from cirkelline.runtime.cli.actions import leaving
+
+    return leaving.erase(user, yes=yes)

@@ -13,7 +13,8 @@ import structlog
 
 from cirkelline.agents import summaries
 from cirkelline.agents.chat_model import ChatMessage
-from cirkelline.agents.journaling import FORMAT, Journal, Recorder, hash_tools
+from cirkelline.agents.hashing import hash_tools
+from cirkelline.agents.journaling import FORMAT, Journal, Recorder
 from cirkelline.agents.run import RunError, RunOutcome, RunRequest, RunStatus
 from cirkelline.agents.steps import schema
 from cirkelline.configs import scalars

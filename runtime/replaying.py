@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cirkelline.agents import models
 from cirkelline.agents.chat_model import ChatMessage, ToolSchema
-from cirkelline.agents.journaling import hash_tools
+from cirkelline.agents.hashing import hash_tools
 from cirkelline.agents.replaying import Difference, Replay
 from cirkelline.agents.run import RunStatus
 from cirkelline.agents.steps import ModelCall, schema

@@ -157,7 +157,8 @@ async def _asked(asking: Any) -> Any:
     try:
         return await asking
     except NoSuchDocument as error:
-        raise NoSuchDocument(f"{error} (list_documents shows what there is)") from None
+        reason = str(error).partition(" (`")[0]  # what follows is for a command line
+        raise NoSuchDocument(f"{reason} (list_documents shows what there is)") from None
     except QueryError as error:
         log.warning("knowledge.unavailable", error=str(error).strip())
         raise KnowledgeUnavailable("the documents cannot be reached at present: try again later, or go on without them") from None
@@ -239,7 +240,7 @@ def _cited(hit: Hit) -> dict[str, Any]:
 
 
 def _cited_of(document: StoredDocument, passage: StoredChunk) -> dict[str, Any]:
-    return _citation(passage.id, document.name, document.id, document.source, passage)
+    return _citation(passage.chunk_id, document.name, document.id, document.source, passage)
 
 
 def _citation(

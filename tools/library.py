@@ -15,7 +15,8 @@ from uuid import UUID
 
 import structlog
 
-from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs import wording
+from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.schema import KnowledgeSpec
 from cirkelline.state import citations, jsonb, knowledge, knowledge_settings, searching
 from cirkelline.state.citations import Earlier
@@ -25,7 +26,7 @@ from cirkelline.state.searching import Filter, Hit, Mode
 from cirkelline.state.tenant import Tenant, tenant
 
 if TYPE_CHECKING:
-    from cirkelline.tools.embedding import EmbedderPool
+    from cirkelline.tools.embedding import Embedder
 
 NOBODY: Final = UUID(int=0)
 """Whom a task without a user works for: nobody owns anything, so only shared documents are seen."""
@@ -36,7 +37,15 @@ _ALL: Final = 10_000  # documents of one user that are looked through for those 
 log = structlog.get_logger(__name__)
 
 
-class NoSuchDocument(CirkellineError):
+class Embedders(Protocol):
+    """Where embedders come from: a worker's pool, or what a test gives."""
+
+    async def get(self, label: str) -> Embedder:
+        """Return an embedder that is ready. Raises: EmbedderUnavailable."""
+        ...
+
+
+class NoSuchDocument(UsageError):
     """There is no such document for this user, or more than one of that name."""
 
 
@@ -98,7 +107,7 @@ class UserLibrary:
     """The library of one run: the user's own documents and the shared ones, as far as the agent may see them."""
 
     db: Database
-    embedders: EmbedderPool
+    embedders: Embedders | None
     user_id: UUID | None
     spec: KnowledgeSpec = KnowledgeSpec()  # noqa: RUF009 - it is frozen
     session_id: UUID | None = None
@@ -137,7 +146,7 @@ class UserLibrary:
             found = await _document(door, document, self.spec.tags)
             passages = await knowledge.read(door, found.id, page=page, after_chunk=start - 1, limit=limit + 1)
             kept = passages[:limit]
-            earlier = await self._earlier(door, [passage.id for passage in kept])
+            earlier = await self._earlier(door, [passage.chunk_id for passage in kept])
             return Opened(found, kept, len(passages) > limit, earlier)
 
     async def _earlier(self, door: Tenant, chunks: Collection[int]) -> Earlier:
@@ -154,12 +163,14 @@ class Meaning:
     embedder: str
 
 
-async def embedded(db: Database, embedders: EmbedderPool, query: str) -> tuple[Meaning | None, str | None]:
+async def embedded(db: Database, embedders: Embedders | None, query: str) -> tuple[Meaning | None, str | None]:
     """Return a query's meaning as the database's embedder has it, or why there is none."""
     async with db.connection() as conn:
         label = (await knowledge_settings.read(conn)).embedder
     if label is None:
         return None, None  # nothing has been embedded yet
+    if embedders is None:
+        return None, "no embedder is open here"
     try:
         async with asyncio.timeout(PATIENCE):
             embedder = await embedders.get(label)
@@ -176,13 +187,6 @@ async def embedded(db: Database, embedders: EmbedderPool, query: str) -> tuple[M
     return None, reason
 
 
-async def find(
-    door: Tenant, query: str, wanted: Wanted, *, meaning: Meaning | None, mode: Mode, limit: int, threshold: float | None
-) -> list[Hit]:
-    """Search all that a user may read. Raises: NoSuchDocument."""
-    return await _search(door, query, wanted, meaning=meaning, mode=mode, limit=limit, threshold=threshold, scope=())
-
-
 async def _search(
     door: Tenant,
     query: str,
@@ -194,18 +198,17 @@ async def _search(
     threshold: float | None,
     scope: Collection[str],
 ) -> list[Hit]:
-    clean = jsonb.clean_text
     documents = [(await _document(door, reference, scope)).id for reference in wanted.documents]
     return await searching.search(
         door,
-        clean(query),
+        query,
         embedding=meaning.embedding if meaning else None,
         embedder=meaning.embedder if meaning else None,
         limit=limit,
         mode=mode if meaning else Mode.WORDS,
         filter=Filter(
-            tags=[clean(tag) for tag in wanted.tags],
-            types=[clean(kind) for kind in wanted.types],
+            tags=wanted.tags,
+            types=wanted.types,
             since=wanted.since,
             until=wanted.until,
             documents=documents,
@@ -219,8 +222,8 @@ async def _document(door: Tenant, reference: str, scope: Collection[str]) -> Sto
         found = await knowledge.get(door, jsonb.clean_text(reference))
     except knowledge.DocumentNotFound as error:
         raise NoSuchDocument(str(error)) from None
-    if not set(scope) <= set(found.tags):
-        raise NoSuchDocument(f"there is no document {reference!r}")
+    if not _has_all(found, scope):
+        raise NoSuchDocument(f"there is no document {wording.shown(reference)}")
     return found
 
 
@@ -241,4 +244,9 @@ async def _documents(
         document_type=clean(document_type) if document_type else None,
         words=clean(words) if words else None,
     )
-    return [each for each in found if {clean(tag) for tag in scope} <= set(each.tags)][:limit]
+    return [each for each in found if _has_all(each, scope)][:limit]
+
+
+def _has_all(document: StoredDocument, tags: Collection[str]) -> bool:
+    """Whether a document has these tags; as in a search, their case does not matter."""
+    return {tag.lower() for tag in tags} <= {tag.lower() for tag in document.tags}

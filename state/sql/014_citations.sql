@@ -11,6 +11,10 @@ CREATE TABLE IF NOT EXISTS runtime.citations (
     PRIMARY KEY (session_id, user_id, n)
 );
 CREATE INDEX IF NOT EXISTS citations_chunk ON runtime.citations (session_id, user_id, chunk);
+INSERT INTO runtime.tenant_rules (relation, visible, writable, privileges) VALUES
+    ('runtime.citations', 'user_id = (SELECT runtime.tenant_id())', NULL, 'SELECT')
+    ON CONFLICT (relation) DO UPDATE
+       SET visible = excluded.visible, writable = excluded.writable, privileges = excluded.privileges;
 
 -- Write steps of a claimed task, as `write_journal` does, and with them what they may be cited by in their session.
 CREATE OR REPLACE FUNCTION runtime.write_citing(owner UUID, wanted UUID, run_attempt INTEGER, steps JSONB) RETURNS TEXT

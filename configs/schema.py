@@ -182,7 +182,9 @@ class KnowledgeSpec(_Strict):
     tags: Annotated[
         tuple[Annotated[str, BeforeValidator(fields.line(LONGEST_TAG, "handbook"))], ...],
         BeforeValidator(fields.items("[handbook]", MOST_TAGS)),
-    ] = Field(default=(), description="The agent sees only documents that have all of these tags; without it every one.")
+    ] = Field(
+        default=(), description="The agent sees only documents that have all of these tags; without it every one."
+    )
 
     @field_validator("tags")
     @classmethod
@@ -285,7 +287,9 @@ class AgentSpec(_Strict):
         if self.knowledge != KnowledgeSpec() and not any(
             tool.python or tool.name in KNOWLEDGE_TOOLS for tool in self.tools
         ):
-            raise refuse(f"is for agents with a tool that reads documents: add {KNOWLEDGE_TOOLS[0]} to tools", "knowledge")
+            raise refuse(
+                f"is for agents with a tool that reads documents: add {KNOWLEDGE_TOOLS[0]} to tools", "knowledge"
+            )
         return self
 
 

@@ -298,7 +298,9 @@ class Runtime:
 
         Raises: UserNotFound, NoSuchDocument; ValueError for a mode or threshold that there is not.
         """
-        spec = KnowledgeSpec.model_validate({"mode": mode, "threshold": threshold} if threshold is not None else {"mode": mode})
+        spec = KnowledgeSpec.model_validate(
+            {"mode": mode, "threshold": threshold} if threshold is not None else {"mode": mode}
+        )
         user_id = None
         if user is not None:
             async with self.opened.db.connection() as conn:

@@ -111,7 +111,9 @@ class Runner:
         outcome = await run_agent(
             begun.request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
         )
-        cited = await until_answered(lambda: citing.check(self.db, begun.request, outcome), "check what an answer cites")
+        cited = await until_answered(
+            lambda: citing.check(self.db, begun.request, outcome), "check what an answer cites"
+        )
         return invoking.finish(claim, prepared, begun, outcome, cited)
 
     async def _give_back(self, run: Run, reason: str) -> None:

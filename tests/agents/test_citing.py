@@ -40,7 +40,7 @@ NOT_FOUND = [
     "~~~\n[1]\n~~~",
     "```\n[1] and no end",
     "So:\n\n    rows [1]\n    more [2]\n\n",
-    "[1](https://example.com/a) and [2](page.html \"Title\") and [3](https://e.com/(x))",
+    '[1](https://example.com/a) and [2](page.html "Title") and [3](https://e.com/(x))',
     "![1](image.png)",
     "a [label][1] of a reference",
     "\\[1\\] is escaped, and so is \\[2]",
@@ -104,7 +104,9 @@ def test_checking_changes_nothing_but_marks_and_settles(text: str, numbers: set[
     assert not (set(checked.used) & set(checked.unknown)) or "?" in text
 
 
-@pytest.mark.parametrize("piece", ["[1", "`", "``` \n", "[1" + " " * 50, "1, ", "    x\n\n", "(", "a.", "]", "\\", "x("])
+@pytest.mark.parametrize(
+    "piece", ["[1", "`", "``` \n", "[1" + " " * 50, "1, ", "    x\n\n", "(", "a.", "]", "\\", "x("]
+)
 def test_a_long_hostile_answer_is_read_to_its_end(piece: str) -> None:
     text = "[" + piece * (200_000 // len(piece))  # an expression that tries all ways would not come back
     assert citing.check(text + "\n\n```\n```\n[9]", {1}).text[-4:] in {"[9?]", "\n[9]"}

@@ -28,7 +28,9 @@ def command() -> None:
 @click.option("--type", "types", multiple=True, type=click.Choice(_TYPES), help="Only documents of this type.")
 @click.option("--since", type=DAY, help="Only documents added since this day: 2026-03-01, or 30d for 30 days ago.")
 @click.option("--until", type=DAY, help="Only documents added until this day.")
-@click.option("--document", "documents", multiple=True, type=ANY_TEXT, help="Only this document: its id, name or source.")
+@click.option(
+    "--document", "documents", multiple=True, type=ANY_TEXT, help="Only this document: its id, name or source."
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=6, show_default=True, help="How many passages at most.")
 @click.option(
     "--mode",

@@ -20,8 +20,8 @@ from uuid import UUID
 import structlog
 
 from cirkelline.configs import loading, scalars
-from cirkelline.configs.schema import KnowledgeSpec
 from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs.schema import KnowledgeSpec
 from cirkelline.configs.settings import Settings, load_settings
 from cirkelline.runtime import applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied

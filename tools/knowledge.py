@@ -64,6 +64,7 @@ Kind = Literal["pdf", "markdown", "html", "text", "docx", "csv"]
 async def search_knowledge(  # noqa: D417 (the model does not give ctx)
     ctx: ToolContext,
     query: Query,
+    *,
     tags: Annotated[list[Tag], Field(max_length=20)] | None = None,
     document_type: Kind | None = None,
     since: Day | None = None,

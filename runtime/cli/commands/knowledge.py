@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date
 from typing import Final
 
@@ -61,6 +62,8 @@ def search(
         raise click.UsageError("say what to look for", click.get_current_context())
     if since and until and since > until:
         raise click.UsageError(f"--since {since} is after --until {until}", click.get_current_context())
+    if threshold is not None and math.isnan(threshold):
+        raise click.UsageError("--threshold is a number from 0 to 1", click.get_current_context())
     from cirkelline.runtime.cli.actions import searching
 
     return searching.search(

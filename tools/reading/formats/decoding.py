@@ -1,0 +1,77 @@
+"""From bytes to text, or to the verdict that they are none."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Final
+
+from cirkelline.tools.reading.contract import Verdict
+from cirkelline.tools.reading.formats.draft import Refusal
+
+_BOMS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SAMPLE: Final = 65_536
+_CONTROLS: Final = bytes(each for each in range(32) if each not in b"\t\n\r\f\x1b") + b"\x7f"
+_MOST_CONTROLS: Final = 0.005
+_RTF: Final = b"{\\rtf"
+# Old single-byte encodings of the West, in the order in which they are likelier than what statistics make of a few words.
+_WESTERN: Final = ("cp1252", "latin_1")
+
+
+def decoded(data: bytes, charset: str | None) -> str:
+    """Return the text that some bytes are. Raises: Refusal where they are something else."""
+    if data.lstrip()[: len(_RTF)] == _RTF:
+        raise Refusal(Verdict.NOT_TEXT, "is an RTF document: save it as DOCX or as text")
+    for bom, encoding in _BOMS:
+        if data.startswith(bom):
+            return data.decode(encoding, "replace").removeprefix("\ufeff")
+    if _is_binary(data):
+        raise Refusal(Verdict.NOT_TEXT, f"is {_described(data)}, not text")
+    return _utf8(data) or _declared(data, charset) or _guessed(data)
+
+
+def _utf8(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # A file cut off within its last character is still UTF-8.
+        return data.decode("utf-8", "ignore") if error.start >= len(data) - 3 and error.start > 0 else None
+
+
+def _declared(data: bytes, charset: str | None) -> str | None:
+    try:
+        return data.decode(charset) if charset else None
+    except (LookupError, UnicodeError, ValueError):  # a charset nobody knows, or one that is not what it says
+        return None
+
+
+def _guessed(data: bytes) -> str:
+    import charset_normalizer  # noqa: PLC0415
+
+    best = charset_normalizer.from_bytes(data[:_SAMPLE]).best()
+    encoding = best.encoding if best is not None else _WESTERN[0]
+    # Among single-byte encodings a few bytes decide little: where the West's reads as well, it is meant.
+    if best is not None and _WESTERN[0] in best.could_be_from_charset:
+        encoding = _WESTERN[0]
+    return data.decode(encoding, "replace")
+
+
+def _is_binary(data: bytes) -> bool:
+    sample = data[:_SAMPLE]
+    return b"\0" in sample or len(sample) - len(sample.translate(None, _CONTROLS)) > _MOST_CONTROLS * len(sample) + 1
+
+
+def _described(data: bytes) -> str:
+    import puremagic  # noqa: PLC0415
+
+    try:
+        found = puremagic.magic_string(data[:_SAMPLE])
+    except (puremagic.PureError, ValueError):
+        found = []
+    named = next((each.name for each in found if each.name and each.confidence >= 0.5), "")  # noqa: PLR2004
+    return f"binary ({named})" if named else "binary"

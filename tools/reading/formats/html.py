@@ -1,0 +1,103 @@
+"""HTML: what a reader sees of the page's own text, with its headings; no scripts, menus or forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Final
+
+from bs4 import BeautifulSoup, NavigableString, Tag
+from bs4.element import PreformattedString
+
+from cirkelline.tools.reading.formats import rows
+from cirkelline.tools.reading.formats.draft import Draft, one_line
+
+_DROPPED: Final = (
+    *("script", "style", "template", "noscript", "svg", "iframe", "object", "nav", "head"),
+    *("button", "select", "textarea", "dialog", "[hidden]", "[role=navigation]", "[role=search]", "[role=banner]"),
+    *("[role=contentinfo]", "body > footer"),
+)
+_BLOCKS: Final = (
+    *("address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "fieldset"),
+    *("figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "html", "li", "main"),
+    *("ol", "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul"),
+)
+_HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
+_ANCHORS: Final = frozenset({"¶", "#", "§", "🔗", "permalink"})
+_LONGEST_CELL: Final = 500  # characters; a table with longer ones is the page's layout
+
+
+def parse(data: bytes, *, charset: str | None) -> Draft:
+    """Return a page's text."""
+    soup = BeautifulSoup(data, "lxml", from_encoding=charset)
+    draft = Draft()
+    title = soup.title.get_text() if soup.title else None
+    root = _content(soup)
+    _simplify(root)
+    for block, strings in groupby(_strings(root), key=_block_of):
+        _add(draft, block, "".join(strings))
+    draft.name(title)
+    return draft
+
+
+def _content(soup: BeautifulSoup) -> Tag:
+    """Return the part of the page that is its own, where it says so, without what is not to be read."""
+    for each in soup.select(", ".join(_DROPPED)):
+        each.decompose()
+    mains = soup.select("main, [role=main]") or soup.select("article")
+    if len(mains) == 1 and mains[0].get_text(strip=True):
+        return mains[0]
+    return soup
+
+
+def _simplify(root: Tag) -> None:
+    """Make text of line breaks and tables, and drop the signs that link to a heading."""
+    for link in root.select("a"):
+        if link.get_text(strip=True).lower() in _ANCHORS:
+            link.decompose()
+    for each in root.select("br"):
+        each.replace_with("\n")
+    for table in root.select("table"):
+        if table.decomposed or table.select_one("table"):
+            continue
+        lines = _table(table)
+        if lines is not None:
+            flat = Tag(name="pre")
+            flat.string = "\n".join(lines)
+            table.replace_with(flat)
+
+
+def _table(table: Tag) -> list[str] | None:
+    """Return a table's rows as lines, its header's words before each cell; None where it only lays out the page."""
+    cells = [[one_line(cell.get_text(" ")) for cell in row.select("td, th")] for row in table.select("tr")]
+    cells = [row for row in cells if row]
+    if any(len(cell) > _LONGEST_CELL for row in cells for cell in row) or table.select_one("pre"):
+        return None
+    caption = table.select_one("caption")
+    above = [one_line(caption.get_text(" "))] if caption else []
+    first = table.select_one("tr")
+    header = cells[0] if cells and first and not first.select_one("td") else None
+    return above + rows.lines(header, cells[1:] if header else cells)
+
+
+def _strings(root: Tag) -> Iterator[NavigableString]:
+    for each in root.descendants:
+        if isinstance(each, NavigableString) and not isinstance(each, PreformattedString):
+            yield each
+
+
+def _block_of(string: NavigableString) -> Tag | None:
+    return string.find_parent(_BLOCKS)
+
+
+def _add(draft: Draft, block: Tag | None, text: str) -> None:
+    name = block.name if block is not None else ""
+    if name == "pre":
+        draft.add(text, rows=True)
+    elif level := _HEADINGS.get(name):
+        if words := one_line(text):
+            draft.head(level, words)
+            draft.add(words, title=True)
+    else:
+        paragraph = "\n".join(line for each in text.split("\n\n") if (line := one_line(each)))
+        draft.add(f"- {paragraph}" if name == "li" and paragraph else paragraph, close=name == "li")

@@ -15,7 +15,7 @@ from cirkelline.configs import scalars
 from cirkelline.runtime import own_runs
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.ingest import syncing
-from cirkelline.runtime.ingest.documents import Ingest, Owner
+from cirkelline.runtime.ingest.documents import Ingest, Owner, Spent
 from cirkelline.runtime.ingest.verdicts import Outcome, Progress, Tell, Verdict, tally, tell_nobody
 from cirkelline.runtime.own_runs import OwnRun
 from cirkelline.state import journal
@@ -23,7 +23,7 @@ from cirkelline.state.connection import Database
 from cirkelline.state.journal import Kind
 from cirkelline.tools import workflows
 from cirkelline.tools.embedding import EmbedderPool
-from cirkelline.tools.reading import Source
+from cirkelline.tools.reading import Limits, Source
 from cirkelline.tools.workflows import Workflow, WorkflowRun, workflow
 
 LABEL: Final = "knowledge_add"
@@ -216,7 +216,7 @@ async def add(
     *,
     run: OwnRun | None = None,
     tell: Tell = tell_nobody,
-    spent: Any = None,
+    spent: Spent | None = None,
 ) -> Added:
     """Carry a request out: as the run that was cut off with the same request, if there is one, else as a new one.
 
@@ -224,9 +224,8 @@ async def add(
     """
     run = run or await own_runs.interrupted(opened, LABEL, request.fits)
     run = run or await own_runs.submit(opened, LABEL, request.given, user_id=request.user_id)
-    ingest = Ingest(Owner(opened.db, request.user_id), pool, request.tags)
-    if spent is not None:
-        ingest.spent = spent
+    limits = Limits.of(opened.settings)
+    ingest = Ingest(Owner(opened.db, request.user_id), pool, limits, request.tags, spent or Spent())
     adding = Adding(ingest, request, sources, tell)
     await own_runs.carry_out(opened, run, LABEL, adding.workflow())
     return Added(run.id, await outcomes_of(opened.db, run.id))

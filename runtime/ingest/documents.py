@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,12 +23,12 @@ from cirkelline.state.knowledge import NewChunk, NewDocument, StoredDocument
 from cirkelline.state.tenant import Door, shared, tenant
 from cirkelline.tools import reading
 from cirkelline.tools.embedding import Embedder, EmbedderPool, EmbedderUnavailable
-from cirkelline.tools.reading import Content, Piece, Source, Unreadable
+from cirkelline.tools.reading import Content, Limits, Parsed, Piece, Source, Unreadable
 
-FORMAT: Final = 1
-"""Of what a stored document's hash covers besides its bytes; counted up when reading comes to other chunks."""
 SLICE: Final = 64
 """Chunks that are handed to the embedder at once; what it gave is kept in four bytes a number, not as Python's."""
+WRITTEN: Final = (0.1, 0.5, 2.0, 0.0)
+"""Seconds before a file is read again that was written to meanwhile."""
 GIVEN_UP: Final = 3
 """Documents in a row that the embedder may fail before it is not asked any more in this pass."""
 
@@ -69,6 +68,7 @@ class Ingest:
 
     owner: Owner
     pool: EmbedderPool
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
     tags: Sequence[str] = ()
     spent: Spent = field(default_factory=Spent)
     stored: int = 0
@@ -86,7 +86,9 @@ class Ingest:
         try:
             return await self._take(source)
         except Unreadable as reason:
-            return _bad(source, Verdict.REFUSED, str(reason))
+            # What could not be reached says nothing of the document, and it may be reached another time.
+            away = reason.verdict is reading.Verdict.UNREACHABLE
+            return _bad(source, Verdict.FAILED if away else Verdict.REFUSED, str(reason))
         except EmbedderUnavailable as reason:
             self._failures += 1
             return _bad(source, Verdict.FAILED, str(reason), again=True)
@@ -98,14 +100,14 @@ class Ingest:
 
     async def _take(self, source: Source) -> Outcome:
         began = time.perf_counter()
-        content = await reading.fetch(source)
-        digest = _hash(content)
+        content = await self._fetched(source)
+        digest = content.hash
         self.spent.add("fetch", began)
         known, in_force = await until_answered(lambda: self._known(source), "look a document up")
         if known is not None and known.content_hash == digest and known.embedder == in_force:
             return await self._unchanged(source, known)
         began = time.perf_counter()
-        parsed = await reading.parse(content)
+        parsed = await reading.parse(content, limits=self.limits)
         self.spent.add("parse", began)
         while True:
             embedder = await self._embedder(in_force)
@@ -113,17 +115,7 @@ class Ingest:
             pieces = await asyncio.to_thread(reading.chunk, parsed, embedder)
             self.spent.add("chunk", began)
             chunks = await self._embedded(embedder, pieces)
-            tags = self.tags or (known.tags if known else ())
-            document = NewDocument(
-                source=source.uri,
-                name=parsed.title or source.name,
-                file_name=content.file_name,
-                content_type=parsed.content_type,
-                document_type=parsed.document_type,
-                content_hash=digest,
-                tags=tags,
-                pages=parsed.pages,
-            )
+            document = self._document(content, parsed, known)
             try:
                 stored = await self._store(document, chunks, embedder)
             except _EmbedderChanged as now:
@@ -132,6 +124,31 @@ class Ingest:
             self.stored += len(chunks)
             verdict = Verdict.UPDATED if known else Verdict.ADDED
             return Outcome(source.uri, document.name, verdict, None, len(chunks), stored)
+
+    def _document(self, content: Content, parsed: Parsed, known: StoredDocument | None) -> NewDocument:
+        source = content.source
+        # A file goes by its own name, which is how people ask for it; what PDFs say of their title is often another's.
+        name = source.name if source.path is not None else parsed.title or source.name
+        return NewDocument(
+            source=source.uri,
+            name=name,
+            file_name=content.file_name,
+            content_type=parsed.content_type,
+            document_type=parsed.document_type,
+            content_hash=content.hash,
+            tags=self.tags or (known.tags if known else ()),
+            pages=parsed.pages,
+        )
+
+    async def _fetched(self, source: Source) -> Content:
+        """Return a source's bytes as they are at one moment: a file that is just being written is read again."""
+        for pause in WRITTEN:
+            before = await asyncio.to_thread(_stamp, source)
+            content = await reading.fetch(source, limits=self.limits)
+            if before == await asyncio.to_thread(_stamp, source):
+                return content
+            await asyncio.sleep(pause)
+        raise CirkellineError("it changes faster than it can be read: add it again when it is complete")
 
     async def _known(self, source: Source) -> tuple[StoredDocument | None, str]:
         async with self.owner.door() as door:
@@ -158,7 +175,7 @@ class Ingest:
         chunks: list[NewChunk] = []
         for first in range(0, len(pieces), SLICE):
             part = pieces[first : first + SLICE]
-            vectors = await embedder.embed([piece.text for piece in part])
+            vectors = await embedder.embed([piece.embedded for piece in part])
             chunks += [
                 NewChunk(
                     text=piece.text,
@@ -194,8 +211,13 @@ async def _in_force(door: Door) -> str:
     return (await knowledge_settings.read(door.conn)).embedder or ""
 
 
-def _hash(content: Content) -> str:
-    return hashlib.sha256(b"%d " % FORMAT + content.data).hexdigest()
+def _stamp(source: Source) -> tuple[int, ...] | None:
+    """Return what changes with a file's content; None where there is none to look at."""
+    try:
+        found = source.path.stat() if source.path is not None else None
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_ino) if found is not None else None
 
 
 def _bad(source: Source, verdict: Verdict, why: str, *, again: bool = False) -> Outcome:

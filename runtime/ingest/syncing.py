@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from cirkelline.tools.reading import Source
 
 FEW: Final = 10
 """So many may be removed without asking, or a tenth of a folder's documents where that is more."""
+
+
+_BYTE: Final = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 class NotAFolder(UsageError):
@@ -39,8 +43,8 @@ class Vanished:
 
 
 def folders(arguments: Sequence[str]) -> list[Path]:
-    """Return what the arguments of a sync name. Raises: NotAFolder."""
-    found = [Path(argument) for argument in arguments]
+    """Return the folders that a sync names, as their documents' sources begin. Raises: NotAFolder."""
+    found = [Path(argument).resolve() for argument in arguments]
     for path in found:
         try:
             with os.scandir(path):
@@ -53,13 +57,18 @@ def folders(arguments: Sequence[str]) -> list[Path]:
     return found
 
 
+def prefix(folder: Path) -> str:
+    """Return what the sources of a folder's documents begin with, in the form that reading gives them."""
+    return os.path.join(str(folder), "").encode("utf-8", "backslashreplace").decode()  # noqa: PTH118 - with its last slash
+
+
 async def vanished(owner: Owner, arguments: Sequence[str], sources: Sequence[Source]) -> Vanished:
     """Return the documents of these folders whose files are not there any more. Raises: NotAFolder."""
     roots = await asyncio.to_thread(folders, arguments)
 
     async def under() -> list[tuple[int, str]]:
         async with owner.door() as door:
-            return [each for root in roots for each in await knowledge.sources_under(door, str(root).rstrip("/") + "/")]
+            return [each for root in roots for each in await knowledge.sources_under(door, prefix(root))]
 
     there = await until_answered(under, "look for vanished files")
     if there and not sources:
@@ -74,8 +83,14 @@ def _gone(documents: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     return [document for document in documents if _is_gone(document[1])]
 
 
-def _is_gone(path: str) -> bool:
+def _is_gone(source: str) -> bool:
     """Whether the system says that there is no such file; that it may not be looked at says nothing."""
+    # A byte that is no text stands in a source as `\udcXX`: there may be such a file, or one whose name is written so.
+    written = _BYTE.sub(lambda found: chr(int(found[1], 16)), source)
+    return all(_is_missing(path) for path in {source, written})
+
+
+def _is_missing(path: str) -> bool:
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -10,13 +10,18 @@ from psycopg.rows import class_row
 
 from cirkelline.state import knowledge_settings
 from cirkelline.state.connection import Conn
+from cirkelline.state.tenant import Door
 
-HOLD: Final = "SELECT pg_advisory_xact_lock_shared(hashtext('cirkelline'), hashtext('embedder'))"
+HOLD: Final = "SELECT runtime.hold_embedder()"
 
 
-async def hold_embedder(conn: Conn) -> None:
-    """Keep the database's embedder as it is until this transaction ends: whoever stores vectors calls this first."""
-    await conn.execute(HOLD)
+async def hold_embedder(door: Door) -> str | None:
+    """Keep the database's embedder as it is until this transaction ends, and return it.
+
+    Whoever stores vectors calls this first, in the same transaction: a switch waits for it, or has been.
+    """
+    row = await (await door.conn.execute(HOLD)).fetchone()
+    return str(row[0]) if row and row[0] is not None else None
 
 
 LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('cirkelline'), hashtext('embedder'))"
@@ -117,6 +122,13 @@ UPDATE ai.cirkelline_knowledge_vectors v
  WHERE r.embedder = %(embedder)s::text AND r.chunk = v.id AND r.digest = md5(v.chunk_text)
    AND v.metadata ->> 'embedder' IS DISTINCT FROM r.embedder
 """
+# A document is of an embedder when all of its chunks are.
+RELABEL: Final = """
+UPDATE ai.agno_knowledge d SET metadata = d.metadata || jsonb_build_object('embedder', %(embedder)s::text)
+ WHERE d.metadata ->> 'embedder' <> %(embedder)s
+   AND NOT EXISTS (SELECT FROM ai.cirkelline_knowledge_vectors v
+                    WHERE v.document_id = d.id AND v.metadata ->> 'embedder' IS DISTINCT FROM %(embedder)s)
+"""
 FORGET: Final = "DELETE FROM runtime.reindexed"
 
 
@@ -130,6 +142,7 @@ async def switch(conn: Conn, embedder: str, *, adopted: bool, allowed: int) -> i
         if await left(conn, embedder, adopted=adopted) > allowed:
             return None
         changed = (await conn.execute(SWAP, {"embedder": embedder})).rowcount
+        await conn.execute(RELABEL, {"embedder": embedder})
         await conn.execute(FORGET)
         await knowledge_settings.change(conn, embedder=embedder)
     return changed

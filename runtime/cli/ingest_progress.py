@@ -28,28 +28,37 @@ def shown(what: str) -> Generator[Tell]:
 
 
 @dataclass(slots=True)
+class _Bad:
+    """The documents that somebody has to look at, each said once: those that failed are tried again."""
+
+    said: set[str] = field(default_factory=set[str])
+
+    def line(self, progress: Progress) -> str | None:
+        """Return what to say of one, None where there is nothing new."""
+        outcome = progress.outcome
+        if outcome is None or not outcome.is_bad or outcome.source in self.said:
+            return None
+        self.said.add(outcome.source)
+        return f"{outcome.verdict.value}: {display.line(outcome.source, 300)}: {outcome.why}"
+
+
+@dataclass(slots=True)
 class Lines:
     """Progress where nobody watches: how far it is now and then, and each document that somebody has to look at."""
 
     what: str
     began: float = field(default_factory=time.monotonic)
     said: float = field(default_factory=time.monotonic)
+    bad: _Bad = field(default_factory=_Bad)
 
     def tell(self, progress: Progress) -> None:
         """Say what is new, if it is worth a line."""
-        if (bad := _bad(progress)) is not None:
+        if (bad := self.bad.line(progress)) is not None:
             console.note(bad)
         now = time.monotonic()
         if progress.outcome is not None and progress.done < progress.total and now - self.said >= _EVERY:
             self.said = now
             console.note(f"{_amounts(progress, self.what)}, {display.span(now - self.began)}")
-
-
-def _bad(progress: Progress) -> str | None:
-    outcome = progress.outcome
-    if outcome is None or not outcome.is_bad:
-        return None
-    return f"{outcome.verdict.value}: {display.line(outcome.source, 300)}: {outcome.why}"
 
 
 def _amounts(progress: Progress, what: str) -> str:
@@ -69,13 +78,13 @@ def _bar(what: str) -> Generator[Tell]:
         bars.TimeRemainingColumn(),
         bars.TextColumn("{task.description}"),
     )
-    began = time.monotonic()
+    began, bad = time.monotonic(), _Bad()
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, chunks=0, rate="-")
 
         def tell(progress: Progress) -> None:
-            if (bad := _bad(progress)) is not None:
-                bar.print(escape(display.safe(bad)))
+            if (line := bad.line(progress)) is not None:
+                bar.print(escape(display.safe(line)))
             passed = max(time.monotonic() - began, 0.001)
             bar.update(
                 task,

@@ -220,12 +220,15 @@ async def add(
 ) -> Added:
     """Carry a request out: as the run that was cut off with the same request, if there is one, else as a new one.
 
-    The database's embedder has been fixed before. Raises: RunPaused; RunFailed when the run was cancelled.
+    The database's embedder has been fixed before. Raises: RunPaused, TenantsUnprotected; RunFailed when the run was
+    cancelled.
     """
+    owner = Owner(opened.db, request.user_id)
+    await owner.check()
     run = run or await own_runs.interrupted(opened, LABEL, request.fits)
     run = run or await own_runs.submit(opened, LABEL, request.given, user_id=request.user_id)
     limits = Limits.of(opened.settings)
-    ingest = Ingest(Owner(opened.db, request.user_id), pool, limits, request.tags, spent or Spent())
+    ingest = Ingest(owner, pool, limits, request.tags, spent or Spent())
     adding = Adding(ingest, request, sources, tell)
     await own_runs.carry_out(opened, run, LABEL, adding.workflow())
     return Added(run.id, await outcomes_of(opened.db, run.id))

@@ -17,7 +17,7 @@ import structlog
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.ingest.verdicts import Outcome, Verdict
 from cirkelline.runtime.patience import first_line, until_answered
-from cirkelline.state import knowledge, knowledge_settings, reindexing
+from cirkelline.state import knowledge, reindexing
 from cirkelline.state.connection import Database, QueryError
 from cirkelline.state.knowledge import NewChunk, NewDocument, StoredDocument
 from cirkelline.state.tenant import Door, shared, tenant
@@ -41,6 +41,11 @@ class Owner:
 
     db: Database
     user_id: UUID | None
+
+    async def check(self) -> None:
+        """See whether their documents can be worked on at all. Raises: TenantsUnprotected."""
+        async with self.door():
+            pass
 
     def door(self) -> AbstractAsyncContextManager[Door]:
         """Open a transaction on their documents."""
@@ -93,7 +98,7 @@ class Ingest:
             self._failures += 1
             return _bad(source, Verdict.FAILED, str(reason), again=True)
         except (CirkellineError, OSError, QueryError) as error:
-            return _bad(source, Verdict.FAILED, first_line(error), again=True)
+            return _bad(source, Verdict.FAILED, first_line(error))
         except Exception as error:  # a document nobody has seen the like of must not end the others' way
             log.exception("document.broke", source=source.uri)
             return _bad(source, Verdict.FAILED, f"{type(error).__name__}: {first_line(error)}")
@@ -152,7 +157,7 @@ class Ingest:
 
     async def _known(self, source: Source) -> tuple[StoredDocument | None, str]:
         async with self.owner.door() as door:
-            return await knowledge.find_source(door, source.uri), await _in_force(door)
+            return await knowledge.find_source(door, source.uri), await reindexing.hold_embedder(door) or ""
 
     async def _unchanged(self, source: Source, known: StoredDocument) -> Outcome:
         if not self.tags or sorted(self.tags) == sorted(known.tags):
@@ -195,8 +200,7 @@ class Ingest:
 
         async def store() -> int:
             async with self.owner.door() as door:
-                await reindexing.hold_embedder(door.conn)
-                if (label := await _in_force(door)) != embedder.label:
+                if (label := await reindexing.hold_embedder(door)) != embedder.label:
                     raise _EmbedderChanged(label)
                 return await knowledge.store(door, document, chunks, embedder=embedder.label)
 
@@ -205,10 +209,6 @@ class Ingest:
             return await until_answered(store, "store a document")
         finally:
             self.spent.add("store", began)
-
-
-async def _in_force(door: Door) -> str:
-    return (await knowledge_settings.read(door.conn)).embedder or ""
 
 
 def _stamp(source: Source) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ from cirkelline.runtime import own_runs
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.ingest.verdicts import Progress, Tell, tell_nobody
 from cirkelline.runtime.patience import until_answered
-from cirkelline.state import knowledge_settings, reindexing, searching
+from cirkelline.state import backfill, knowledge_settings, reindexing
 from cirkelline.state.reindexing import Amount, Chunk
 from cirkelline.tools import workflows
 from cirkelline.tools.embedding import DIMENSIONS, Embedder
@@ -27,6 +27,9 @@ MOST_STEPS: Final = 100
 SLICE: Final = 64
 ROUNDS: Final = 5
 """Switches that are put off for what was added meanwhile; after them it is embedded behind the switch."""
+TAKEN_IN: Final = 500  # chunks of which the words are read in one transaction
+COUNTED: Final = 10_000  # as far as the back-fill counts what remains
+PATIENCE: Final = 20
 WALL: Final = 30 * 86_400.0
 SAMPLE: Final = (
     "The embedder of a database turns the text of each chunk into numbers. This passage was written to measure how long"
@@ -132,8 +135,9 @@ class Reindexing:
             done, more = done + gave.embedded, gave.more
         changed = await run.step("switch", self._switch)
         rest = await run.step("rest", self._rest)
-        taken_in = await run.step("language", self._language) if self.request.language else 0
-        return {"embedder": self.request.embedder, "chunks": changed + rest, "embedded": done + rest, "words": taken_in}
+        if self.request.language:
+            await run.step("language", self._language)
+        return {"embedder": self.request.embedder, "chunks": changed + rest, "embedded": done + rest}
 
     async def _embed(self) -> Slice:
         """Embed and put aside some of what has no new vector yet."""
@@ -206,8 +210,18 @@ class Reindexing:
             async with self.opened.db.connection() as conn:
                 await knowledge_settings.change(conn, language=self.request.language)
 
+        async def take_in() -> int:
+            async with self.opened.db.connection() as conn:
+                return await backfill.backfill(conn, TAKEN_IN)
+
         await until_answered(change, "change the language")
-        return 0
+        rounds, still, before = 0, 0, -1
+        while still < PATIENCE and (left := await until_answered(take_in, "take words in again")):
+            # The count ends at ten thousand, so it stands still for a while before it falls; and rows that somebody is
+            # just writing are left to whoever takes in next.
+            still = still + 1 if left >= before >= 0 and left < COUNTED else 0
+            rounds, before = rounds + 1, left
+        return rounds
 
     def _say(self, done: int) -> None:
         self.tell(Progress(min(done, self.amount.chunks), self.amount.chunks, done))

@@ -102,7 +102,7 @@ async def show(reference: str, user: str | None) -> Answer:
     ]
     rows = [
         (
-            str(each.index if each.index is not None else "-"),
+            str(each.index),
             str(each.page or "-"),
             display.line(each.heading or "-", 40),
             display.line(each.text, _EXCERPT),
@@ -117,7 +117,7 @@ async def show(reference: str, user: str | None) -> Answer:
 
 def _chunk(chunk: StoredChunk) -> dict[str, Any]:
     return {
-        "id": chunk.id,
+        "id": chunk.chunk_id,
         "index": chunk.index,
         "page": chunk.page,
         "offset": chunk.offset,

@@ -26,6 +26,7 @@ from cirkelline.state import agents, own_runs, parking, tasks
 from cirkelline.state import workflows as records
 from cirkelline.state.claims import DEATHS_ALLOWED
 from cirkelline.state.own_runs import Unended
+from cirkelline.state.parking import Decided
 from cirkelline.state.tasks import Task, TaskStatus
 from cirkelline.tools.execution import Executor
 from cirkelline.tools.toolbox import Toolbox
@@ -80,13 +81,8 @@ async def interrupted(
     agent_id = await _ready(opened, label)
     async with opened.db.connection() as conn:
         for found in await own_runs.unended(conn, agent_id):
-            if not _is_left(found) or not fits(found.given, found.user_id):
-                continue
-            if found.status == TaskStatus.WAITING:
-                # Whoever typed the command again has decided what `tasks resolve --retry` asks about.
-                limit = opened.settings.state_limit
-                await parking.decide_deaths(conn, found.id, again=True, reason="", state_limit=limit)
-            return OwnRun(found.id, agent_id, found.given, found.user_id, begun=True)
+            if _is_left(found) and fits(found.given, found.user_id):
+                return OwnRun(found.id, agent_id, found.given, found.user_id, begun=True)
     return None
 
 
@@ -145,8 +141,19 @@ async def _ended(opened: Opened, run_id: UUID) -> Task:
         async with opened.db.connection() as conn:
             return await tasks.get(conn, run_id)
 
-    pause = _FIRST_LOOK
-    while not (task := await until_answered(look, "see the end of a run")).ended and task.status != TaskStatus.WAITING:
+    async def go_on() -> Decided:
+        async with opened.db.connection() as conn:
+            limit = opened.settings.state_limit
+            return await parking.decide_deaths(conn, run_id, again=True, reason="", state_limit=limit)
+
+    pause, may_go_on = _FIRST_LOOK, True
+    while not (task := await until_answered(look, "see the end of a run")).ended:
+        if task.status == TaskStatus.WAITING:
+            # Parked because processes died in it: whoever gave the command again has decided that it goes on.
+            if not may_go_on:
+                break
+            may_go_on = False
+            await until_answered(go_on, "go on with a run")
         await asyncio.sleep(pause)
         pause = min(_LONGEST_LOOK, pause * 1.5)
     return task

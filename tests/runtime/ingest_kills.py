@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +28,9 @@ from cirkelline.state.tenant import tenant
 
 USER = "reader@example.com"
 FAULTS = 0.04
-LONGEST = 6.0  # s after its start at which a process is killed at the latest
+MOST = 16
+"""Requests for embeddings after which a process is killed at the latest; after none of them it is while it starts."""
+PATIENCE = 60.0
 _MARK = re.compile(r"\bd(\d+)v(\d+)\b")
 
 # One statement, so one moment: every chunk of every document, as any outsider may read them.
@@ -76,6 +79,7 @@ class Searcher:
     place: Workplace
     library: Library
     looks: int = 0
+    swaps: int = 0
     faults: list[str] = field(default_factory=list[str])
     seen: dict[int, int] = field(default_factory=dict[int, int])
 
@@ -101,6 +105,7 @@ class Searcher:
             self.faults.append(f"document {document} has {len(chunks)} chunks of {chunks[0][1]}")
         if version < self.seen.get(document, 0) or version > self.library.versions[number]:
             self.faults.append(f"document {document} went to version {version}")
+        self.swaps += version != self.seen.get(document)
         self.seen[document] = version
 
     async def _search(self, document: int) -> None:
@@ -164,6 +169,8 @@ class Outcome:
 
     killed: int
     looks: int
+    swaps: int
+    stored_before_the_last: int
     faults: list[str]
     verdicts: dict[str, int]
     runs: dict[str, int]
@@ -182,15 +189,15 @@ async def killed_again_and_again(
     async with searching_all_along(searcher):
         while killed < kills:
             process = command(place, server, "knowledge", "add", str(library.folder))
-            try:
-                await asyncio.to_thread(process.wait, chance.uniform(0.5, LONGEST))
-            except subprocess.TimeoutExpired:
+            await _comes_to(process, server, chance)
+            if process.poll() is None:
                 await _kill(process, searcher)
                 killed += 1
             process.communicate()
             library.change(0.3)
             if len(library.versions) < documents:
                 library.write(len(library.versions))
+        swaps = searcher.swaps
         server.fault = lambda _number, _texts: None
         last = await _to_its_end(place, server, library)
         searcher.faults += await _faults_at_the_end(place, library, last)
@@ -199,7 +206,27 @@ async def killed_again_and_again(
         if again["verdicts"] != {"unchanged": len(library.versions)} or server.texts != before:
             searcher.faults.append(f"unchanged documents cost something: {again['verdicts']}")
     runs = await place.rows("SELECT status, count(*) FROM ai.workflow_runs GROUP BY status")
-    return Outcome(killed, searcher.looks, searcher.faults, last["verdicts"], {str(one): count for one, count in runs})
+    return Outcome(
+        killed,
+        searcher.looks,
+        searcher.swaps,
+        swaps,
+        searcher.faults,
+        last["verdicts"],
+        {str(one): count for one, count in runs},
+    )
+
+
+async def _comes_to(process: subprocess.Popen[bytes], server: EmbeddingServer, chance: random.Random) -> None:
+    """Wait for a random place in a command's work: while it starts, or just after one of its requests."""
+    wanted = chance.randint(0, MOST)
+    if wanted == 0:
+        await asyncio.sleep(chance.uniform(0.2, 3.0))
+        return
+    before, deadline = server.requests, time.monotonic() + PATIENCE
+    while server.requests < before + wanted and process.poll() is None and time.monotonic() < deadline:
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(chance.uniform(0, 0.15))
 
 
 async def _kill(process: subprocess.Popen[bytes], searcher: Searcher) -> None:

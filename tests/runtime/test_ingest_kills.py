@@ -13,4 +13,5 @@ async def test_a_killed_ingest_leaves_every_document_wholly_old_or_wholly_new(pl
     assert outcome.faults == []
     assert outcome.killed == 4
     assert outcome.looks > 10
+    assert outcome.stored_before_the_last > 0
     assert "RUNNING" not in outcome.runs

@@ -103,7 +103,9 @@ async def _download(source: Source, limits: Limits, network: Network) -> Content
                 url = urljoin(url, response.headers.get("location", ""))
             finally:
                 await response.aclose()
-    raise Unreadable(Verdict.UNREACHABLE, f"{_shown(source)} is redirected more than {HOPS} times: name its last address")
+    raise Unreadable(
+        Verdict.UNREACHABLE, f"{_shown(source)} is redirected more than {HOPS} times: name its last address"
+    )
 
 
 async def _checked(source: Source, url: str, network: Network) -> _Hop:

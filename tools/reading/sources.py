@@ -19,7 +19,23 @@ _SKIPPED_FOLDERS: Final = frozenset({"CVS", "__pycache__", "_darcs", "node_modul
 _MAGIC: Final = frozenset("*?[")
 _WITHOUT_TEXT: Final = ("image/", "audio/", "video/", "font/")
 _PROGRAMS: Final = frozenset(
-    {".7z", ".a", ".bin", ".bz2", ".class", ".db", ".deb", ".dll", ".dylib", ".exe", ".gguf", ".gz", ".iso", ".jar", ".o"}
+    {
+        ".7z",
+        ".a",
+        ".bin",
+        ".bz2",
+        ".class",
+        ".db",
+        ".deb",
+        ".dll",
+        ".dylib",
+        ".exe",
+        ".gguf",
+        ".gz",
+        ".iso",
+        ".jar",
+        ".o",
+    }
     | {".onnx", ".otf", ".pyc", ".pyo", ".rar", ".rpm", ".so", ".sqlite", ".sqlite3", ".tar", ".tgz", ".ttf", ".wasm"}
     | {".whl", ".woff", ".woff2", ".xz", ".zip", ".zst"}
 )
@@ -67,7 +83,7 @@ def _file(path: Path, below: Path | None = None) -> Source:
 
 
 def _clean(name: str) -> str:
-    """A file's name as text: a byte that is none becomes `\\xNN`-like, as no database takes it otherwise."""
+    """A file's name as text: bytes that are none are spelled out, as no database takes them otherwise."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

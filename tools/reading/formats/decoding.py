@@ -19,8 +19,8 @@ _SAMPLE: Final = 65_536
 _CONTROLS: Final = bytes(each for each in range(32) if each not in b"\t\n\r\f\x1b") + b"\x7f"
 _MOST_CONTROLS: Final = 0.005
 _RTF: Final = b"{\\rtf"
-# Old single-byte encodings of the West, in the order in which they are likelier than what statistics make of a few words.
-_WESTERN: Final = ("cp1252", "latin_1")
+_WESTERN: Final = "cp1252"
+_FEW: Final = 8  # letters beyond ASCII, of which statistics make Chinese as easily as Danish
 
 
 def decoded(data: bytes, charset: str | None) -> str:
@@ -53,12 +53,21 @@ def _declared(data: bytes, charset: str | None) -> str | None:
 def _guessed(data: bytes) -> str:
     import charset_normalizer  # noqa: PLC0415
 
-    best = charset_normalizer.from_bytes(data[:_SAMPLE]).best()
-    encoding = best.encoding if best is not None else _WESTERN[0]
-    # Among single-byte encodings a few bytes decide little: where the West's reads as well, it is meant.
-    if best is not None and _WESTERN[0] in best.could_be_from_charset:
-        encoding = _WESTERN[0]
-    return data.decode(encoding, "replace")
+    found = charset_normalizer.from_bytes(data[:_SAMPLE])
+    best = found.best()
+    # What the West's encoding reads as well as the best one is the West's; the two often differ in a letter or two.
+    possible = {name for match in found for name in (match.encoding, *match.could_be_from_charset)}
+    if best is None or _WESTERN in possible or _is_short_western(data):
+        return data.decode(_WESTERN, "replace")
+    return data.decode(best.encoding, "replace")
+
+
+def _is_short_western(data: bytes) -> bool:
+    high = bytes(each for each in data[:_SAMPLE] if each > 127)  # noqa: PLR2004 - beyond ASCII
+    try:
+        return len(high) <= _FEW and high.decode(_WESTERN).isalpha()
+    except UnicodeDecodeError:
+        return False
 
 
 def _is_binary(data: bytes) -> bool:

@@ -39,7 +39,15 @@ def parse(data: bytes, *, charset: str | None) -> Draft:
         _check(data)
         document = docx.Document(io.BytesIO(data))
         return _read(document)
-    except (zipfile.BadZipFile, OpcError, KeyError, ValueError, SyntaxError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        OpcError,
+        KeyError,
+        ValueError,
+        SyntaxError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         reason = str(error).strip("'\"").partition("\n")[0] or type(error).__name__
         raise Refusal(Verdict.BROKEN, f"is a damaged Word document ({reason}): save it again") from None
 

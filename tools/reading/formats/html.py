@@ -17,10 +17,26 @@ _DROPPED: Final = (
     *("button", "select", "textarea", "dialog", "[hidden]", "[role=navigation]", "[role=search]", "[role=banner]"),
     *("[role=contentinfo]", "body > footer"),
 )
-_BLOCKS: Final = (
-    *("address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "fieldset"),
-    *("figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "html", "li", "main"),
-    *("ol", "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul"),
+_BLOCKS: Final = frozenset(
+    {"address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "fieldset"}
+    | {
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "hr",
+        "html",
+        "li",
+        "main",
+    }
+    | {"ol", "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul"}
 )
 _HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
 _ANCHORS: Final = frozenset({"¶", "#", "§", "🔗", "permalink"})
@@ -34,8 +50,10 @@ def parse(data: bytes, *, charset: str | None) -> Draft:
     title = soup.title.get_text() if soup.title else None
     root = _content(soup)
     _simplify(root)
-    for block, strings in groupby(_strings(root), key=_block_of):
-        _add(draft, block, "".join(strings))
+    # By identity, as tags that hold the same are equal.
+    for _, group in groupby(((_block_of(each), each) for each in _strings(root)), key=lambda pair: id(pair[0])):
+        pairs = list(group)
+        _add(draft, pairs[0][0], "".join(string for _, string in pairs))
     draft.name(title)
     return draft
 
@@ -87,7 +105,7 @@ def _strings(root: Tag) -> Iterator[NavigableString]:
 
 
 def _block_of(string: NavigableString) -> Tag | None:
-    return string.find_parent(_BLOCKS)
+    return next((parent for parent in string.parents if parent.name in _BLOCKS), None)
 
 
 def _add(draft: Draft, block: Tag | None, text: str) -> None:

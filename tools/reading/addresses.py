@@ -30,7 +30,7 @@ def is_public(address: Address) -> bool:
 async def resolve(host: str, port: int) -> list[Address]:
     """Return the addresses of a host in the order in which to try them. Raises: OSError, UnicodeError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ip_address(where[0].partition("%")[0]) for _family, _type, _protocol, _name, where in found]
+    return [ip_address(str(where[0]).partition("%")[0]) for _family, _type, _protocol, _name, where in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class _ParserServer:
                 # Without the environment's keys and passwords, and out of reach of a terminal's Ctrl-C.
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     [sys.executable, "-P", "-m", f"{__package__}.parser_server"],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in _KEPT if name in os.environ},

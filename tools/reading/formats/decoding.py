@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Final
+from typing import Any, Final
 
 from cirkelline.tools.reading.contract import Verdict
 from cirkelline.tools.reading.formats.draft import Refusal
@@ -19,6 +19,7 @@ _SAMPLE: Final = 65_536
 _CONTROLS: Final = bytes(each for each in range(32) if each not in b"\t\n\r\f\x1b") + b"\x7f"
 _MOST_CONTROLS: Final = 0.005
 _RTF: Final = b"{\\rtf"
+_OFFICE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _WESTERN: Final = "cp1252"
 _FEW: Final = 8  # letters beyond ASCII, of which statistics make Chinese as easily as Danish
 
@@ -27,12 +28,21 @@ def decoded(data: bytes, charset: str | None) -> str:
     """Return the text that some bytes are. Raises: Refusal where they are something else."""
     if data.lstrip()[: len(_RTF)] == _RTF:
         raise Refusal(Verdict.NOT_TEXT, "is an RTF document: save it as DOCX or as text")
+    if data.startswith(_OFFICE):
+        raise _office(data)
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             return data.decode(encoding, "replace").removeprefix("\ufeff")
     if _is_binary(data):
         raise Refusal(Verdict.NOT_TEXT, f"is {_described(data)}, not text")
     return _utf8(data) or _declared(data, charset) or _guessed(data)
+
+
+def _office(data: bytes) -> Refusal:
+    """What DOCX is wrapped in when it has a password, and what Word wrote before there was DOCX."""
+    if "EncryptedPackage".encode("utf-16-le") in data:
+        return Refusal(Verdict.ENCRYPTED, "is encrypted: save a copy of it without a password")
+    return Refusal(Verdict.NOT_TEXT, "is an Office document of the old kind: save it as DOCX or PDF")
 
 
 def _utf8(data: bytes) -> str | None:
@@ -78,9 +88,10 @@ def _is_binary(data: bytes) -> bool:
 def _described(data: bytes) -> str:
     import puremagic  # noqa: PLC0415
 
+    magic: Any = puremagic  # its annotations are partial
     try:
-        found = puremagic.magic_string(data[:_SAMPLE])
+        found = magic.magic_string(data[:_SAMPLE])
     except (puremagic.PureError, ValueError):
         found = []
-    named = next((each.name for each in found if each.name and each.confidence >= 0.5), "")  # noqa: PLR2004
+    named: str = next((each.name for each in found if each.name and each.confidence >= 0.3), "")  # noqa: PLR2004
     return f"binary ({named})" if named else "binary"

@@ -128,7 +128,7 @@ def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     """Yield what a pattern's parts match below a folder. Not glob: its `**` follows links, in circles for ever."""
     first, rest = parts[0], parts[1:]
     if first == "**" and not rest:
-        yield folder
+        yield from (folder,) if folder.is_dir() else ()
     elif first == "**":
         yield from _expand(folder, rest)
         for each in _entries(folder)[1]:

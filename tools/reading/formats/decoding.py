@@ -49,8 +49,9 @@ def _utf8(data: bytes) -> str | None:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        # A file cut off within its last character is still UTF-8.
-        return data.decode("utf-8", "ignore") if error.start >= len(data) - 3 and error.start > 0 else None
+        # A file that is cut off within its last character is still UTF-8, if anything before says so.
+        cut_off = error.start >= len(data) - 3 and not data[: error.start].isascii()
+        return data[: error.start].decode() if cut_off else None
 
 
 def _declared(data: bytes, charset: str | None) -> str | None:

@@ -17,11 +17,12 @@ from cirkelline.tools.reading import Content, Limits, Unreadable, Verdict, parse
 PAPER = word(lambda document: document.add_paragraph("Hello."))
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
 BOMB = f'<?xml version="1.0"?><!DOCTYPE d [<!ENTITY l0 "ha">{LAUGHS}]><w:document>&l11;</w:document>'.encode()
+UNLIMITED = Limits()
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(60)
 
 
-async def verdict(of: Content, limits: Limits = Limits()) -> tuple[Verdict, str]:
+async def verdict(of: Content, limits: Limits = UNLIMITED) -> tuple[Verdict, str]:
     with pytest.raises(Unreadable) as caught:
         await parse(of, limits=limits)
     message = str(caught.value)
@@ -95,7 +96,7 @@ async def test_giving_up_kills_the_parser() -> None:
     busy = content("a.pdf", pdf_that(stream(zlib.compress(b"BT /F1 9 Tf (word) Tj ET " * 400_000), "FlateDecode")))
     await parse(content("a.md", b"# Warm"))
     task = asyncio.create_task(parse(busy))
-    while not (parsers := parsing()):
+    while not (parsers := parsing()):  # noqa: ASYNC110 - another process has no event of ours
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -125,12 +126,9 @@ async def test_parsers_know_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch) -
     del monkeypatch
 
 
-async def test_a_deeply_nested_page_is_read_or_refused_but_nothing_breaks() -> None:
+async def test_a_deeply_nested_page_is_read() -> None:
     nested = b"<html><body>" + b"<div>" * 20_000 + b"deep" + b"</div>" * 20_000
-    try:
-        assert (await parse(content("a.html", nested))).document_type == "html"
-    except Unreadable as refusal:
-        assert refusal.verdict in {Verdict.BROKEN, Verdict.NO_TEXT}
+    assert (await parse(content("a.html", nested))).text == "deep"
 
 
 async def test_a_link_to_an_outside_file_in_a_document_is_not_followed() -> None:

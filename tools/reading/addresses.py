@@ -15,7 +15,8 @@ Address = IPv4Address | IPv6Address
 _DISGUISES: Final = tuple(
     IPv6Network(each) for each in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")
 )
-_RELAYS: Final = IPv4Network("192.88.99.0/24")
+# Relays to the other protocol; and a block for protocols, in which a cloud answers with its machines' secrets.
+_NOT_HOSTS: Final = (IPv4Network("192.88.99.0/24"), IPv4Network("192.0.0.0/24"))
 
 
 def is_public(address: Address) -> bool:
@@ -24,13 +25,13 @@ def is_public(address: Address) -> bool:
         return False
     if isinstance(address, IPv6Address):
         return not any(address in disguise for disguise in _DISGUISES)
-    return address not in _RELAYS
+    return not any(address in block for block in _NOT_HOSTS)
 
 
 async def resolve(host: str, port: int) -> list[Address]:
     """Return the addresses of a host in the order in which to try them. Raises: OSError, UnicodeError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ip_address(where[0].partition("%")[0]) for _family, _type, _protocol, _name, where in found]
+    return [ip_address(str(where[0]).partition("%")[0]) for _family, _type, _protocol, _name, where in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _HEADING_SHARE: Final = 3  # a heading may take a third of the window
 # Where prose may be cut: after a sentence (in Chinese and Japanese no space follows it), between paragraphs, before an
 # item of a list. It cuts after some abbreviations too, which costs nothing: sentences are put together again.
 _BREAK: Final = re.compile(
-    r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？]+[」』”’）]*|\n[^\S\n]*(?=\n)|\n(?=[^\S\n]*(?:[-*+•]|\d{1,3}[.)])[^\S\n])"
+    r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？]+[」』”’）]*|\n[^\S\n]*(?=\n)|\n(?=[^\S\n]*(?:[-*+•]|\d{1,3}[.)])[^\S\n])"  # noqa: RUF001 - these signs are meant
 )
 _LINE: Final = re.compile(r"\n")
 _WORD: Final = re.compile(r"\S+")
@@ -136,7 +136,9 @@ class _Cutter:
 
     def _checked(self, units: Sequence[_Unit], begin: int, first: int, last: int) -> int:
         """Give units back until the piece fits: words cut in two may count for more when they are whole again."""
-        while last > first + 1 and self._embedder.count(self._piece(units[begin:last]).embedded) > self._embedder.window:
+        while (
+            last > first + 1 and self._embedder.count(self._piece(units[begin:last]).embedded) > self._embedder.window
+        ):
             last -= 1
         return last
 

@@ -17,6 +17,9 @@ FORMAT: Final = 1
 """What parsing and chunking make of the same bytes; raise it when that changes, so that documents are read again."""
 
 
+_OPENING: Final = 300  # characters in which a piece's own headings stand
+
+
 class Verdict(StrEnum):
     """Why a source cannot be read."""
 
@@ -122,11 +125,10 @@ class Piece:
 
     @property
     def embedded(self) -> str:
-        """What to embed: the text below its headings, without which `It costs 5 kr.` could be about anything."""
-        return f"{self.heading}\n{self.text}" if self.heading and not self._opens else self.text
+        """What to embed: the text below those of its headings that it does not begin with itself.
 
-    @property
-    def _opens(self) -> bool:
-        """Whether the text begins with its innermost heading itself."""
-        last = (self.heading or "").rpartition(" > ")[2]
-        return self.text.lstrip("# ").startswith(last)
+        Without them, `It costs 5 kr.` could be about anything.
+        """
+        opening = self.text[:_OPENING]
+        above = [each for each in (self.heading or "").split(" > ") if each and each not in opening]
+        return f"{' > '.join(above)}\n{self.text}" if above else self.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 import ssl
@@ -77,6 +78,11 @@ def _read(source: Source, path: Path, limit: int) -> bytes:
     return data
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 @dataclass(frozen=True, slots=True)
 class _Hop:
     """One request of a chain of redirects: the URL as written, and where it leads."""
@@ -92,7 +98,7 @@ async def _download(source: Source, limits: Limits, network: Network) -> Content
 
     url = source.uri
     # No environment: a proxy would resolve the host by itself. Certificates are read in a thread, it takes a while.
-    context = await asyncio.to_thread(ssl.create_default_context)
+    context = await asyncio.to_thread(_certificates)
     async with httpx.AsyncClient(verify=context, trust_env=False, timeout=limits.fetching) as client:
         for _ in range(HOPS + 1):
             hop = await _checked(source, url, network)
@@ -103,7 +109,9 @@ async def _download(source: Source, limits: Limits, network: Network) -> Content
                 url = urljoin(url, response.headers.get("location", ""))
             finally:
                 await response.aclose()
-    raise Unreadable(Verdict.UNREACHABLE, f"{_shown(source)} is redirected more than {HOPS} times: name its last address")
+    raise Unreadable(
+        Verdict.UNREACHABLE, f"{_shown(source)} is redirected more than {HOPS} times: name its last address"
+    )
 
 
 async def _checked(source: Source, url: str, network: Network) -> _Hop:

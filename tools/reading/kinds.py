@@ -52,14 +52,16 @@ _BY_SUFFIX: Final = {
 }
 _SNIFFED: Final = 2048  # bytes
 _PDF_BEGINS: Final = 1024  # bytes of something else that the format tolerates before its mark
-_HTML: Final = re.compile(rb"\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*)*(<!doctype\s+html|<html[\s>])", re.IGNORECASE | re.DOTALL)
+_HTML: Final = re.compile(
+    rb"\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*)*(<!doctype\s+html|<html[\s>])", re.IGNORECASE | re.DOTALL
+)
 
 
 def of(content: Content) -> Kind:
     """Return how to read some bytes. A name never makes text of what begins like something else, or the other way round."""
     begin = content.data[:_SNIFFED].removeprefix(b"\xef\xbb\xbf")
     suffix = PurePath(content.file_name or content.source.name).suffix.lower()
-    if begin.startswith(b"PK\x03\x04") or begin.startswith(b"PK\x05\x06"):
+    if begin.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return Kind.DOCX  # its parser tells the other archives apart
     if begin.lstrip().startswith(b"%PDF-") or (suffix == ".pdf" and b"%PDF-" in begin[:_PDF_BEGINS]):
         return Kind.PDF

@@ -28,6 +28,9 @@ from cirkelline.tools.reading.contract import Verdict
 from cirkelline.tools.reading.formats.draft import Draft, Refusal
 
 ORDER: Final = struct.Struct("16sdq")
+BEGUN: Final = b"+"
+"""What a parser says before it begins; one that ends without a word was none yet."""
+
 _FORMATS: Final = f"{__package__}.formats"
 _STEP: Final = 1_048_576
 
@@ -73,6 +76,7 @@ def _parse_one(document: socket.socket, format_name: str, seconds: float, memory
         _limit(resource.RLIMIT_FSIZE, 0)
         _limit(resource.RLIMIT_CORE, 0)
         charset, data = _request(document)
+        document.sendall(BEGUN)
         _limit(resource.RLIMIT_AS, memory)
         _die_when_left(document, leave=True)
         answer = _answer(format_name, data, charset)

@@ -16,8 +16,9 @@ from cirkelline.configs import secrecy, wording
 from cirkelline.tools.reading import kinds
 from cirkelline.tools.reading.contract import Block, Content, Limits, Parsed, Unreadable, Verdict
 from cirkelline.tools.reading.kinds import Kind
-from cirkelline.tools.reading.parser_server import ORDER
+from cirkelline.tools.reading.parser_server import BEGUN, ORDER
 
+_ATTEMPTS: Final = 3
 _STEP: Final = 1_048_576
 _GRACE: Final = 15.0  # seconds beyond the parser's own, for a machine that is busy
 _SPACIOUS: Final = 1_048_576
@@ -49,16 +50,16 @@ def _verdict(content: Content, verdict: Verdict, predicate: str) -> Unreadable:
 
 async def _asked(content: Content, kind: Kind, limits: Limits) -> bytes:
     """Return a parser's answer; empty when it died over the document."""
-    for _ in range(2):  # again when it was the server that died
-        sock = await asyncio.to_thread(_server.order, kind, limits)
+    for _ in range(_ATTEMPTS):  # again when it was the server that died
+        sock, theirs = socket.socketpair()
         try:
+            sock.setblocking(False)
+            await asyncio.to_thread(_server.order, kind, limits, theirs)
             if answer := await _exchanged(sock, content, most=_SPACIOUS + 8 * limits.size):
-                return answer
+                return answer.removeprefix(BEGUN)
         finally:
             sock.close()  # a parser that is still at it dies of this
-        if _server.lives():
-            return b""
-    return b""
+    raise _verdict(content, Verdict.BROKEN, "could not be read, as the process for it was ended each time: try again")
 
 
 async def _exchanged(sock: socket.socket, content: Content, most: int) -> bytes:
@@ -108,9 +109,8 @@ class _ParserServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def order(self, kind: Kind, limits: Limits) -> socket.socket:
-        """Return the socket on which a parser of that format waits for its document."""
-        ours, theirs = socket.socketpair()
+    def order(self, kind: Kind, limits: Limits, theirs: socket.socket) -> None:
+        """Have a parser of that format wait for its document on a socket, which is closed here."""
         with theirs, self._lock:
             order = ORDER.pack(kind.value.encode(), limits.parsing, limits.memory)
             try:
@@ -118,13 +118,6 @@ class _ParserServer:
             except OSError:  # it has died since
                 self._end()
                 socket.send_fds(self._running(), [order], [theirs.fileno()])
-        ours.setblocking(False)
-        return ours
-
-    def lives(self) -> bool:
-        """Return whether it is there."""
-        process = self._process
-        return process is not None and process.poll() is None
 
     def close(self) -> None:
         """End it, if there is one."""
@@ -132,14 +125,14 @@ class _ParserServer:
             self._end()
 
     def _running(self) -> socket.socket:
-        if self._control is None or not self.lives():
+        if self._control is None or self._process is None or self._process.poll() is not None:
             self._end()
             self._control, theirs = socket.socketpair()
             with theirs:
                 # Without the environment's keys and passwords, and out of reach of a terminal's Ctrl-C.
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     [sys.executable, "-P", "-m", f"{__package__}.parser_server"],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in _KEPT if name in os.environ},

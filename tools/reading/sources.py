@@ -19,7 +19,23 @@ _SKIPPED_FOLDERS: Final = frozenset({"CVS", "__pycache__", "_darcs", "node_modul
 _MAGIC: Final = frozenset("*?[")
 _WITHOUT_TEXT: Final = ("image/", "audio/", "video/", "font/")
 _PROGRAMS: Final = frozenset(
-    {".7z", ".a", ".bin", ".bz2", ".class", ".db", ".deb", ".dll", ".dylib", ".exe", ".gguf", ".gz", ".iso", ".jar", ".o"}
+    {
+        ".7z",
+        ".a",
+        ".bin",
+        ".bz2",
+        ".class",
+        ".db",
+        ".deb",
+        ".dll",
+        ".dylib",
+        ".exe",
+        ".gguf",
+        ".gz",
+        ".iso",
+        ".jar",
+        ".o",
+    }
     | {".onnx", ".otf", ".pyc", ".pyo", ".rar", ".rpm", ".so", ".sqlite", ".sqlite3", ".tar", ".tgz", ".ttf", ".wasm"}
     | {".whl", ".woff", ".woff2", ".xz", ".zip", ".zst"}
 )
@@ -67,7 +83,7 @@ def _file(path: Path, below: Path | None = None) -> Source:
 
 
 def _clean(name: str) -> str:
-    """A file's name as text: a byte that is none becomes `\\xNN`-like, as no database takes it otherwise."""
+    """A file's name as text: bytes that are none are spelled out, as no database takes them otherwise."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -112,7 +128,7 @@ def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     """Yield what a pattern's parts match below a folder. Not glob: its `**` follows links, in circles for ever."""
     first, rest = parts[0], parts[1:]
     if first == "**" and not rest:
-        yield folder
+        yield from (folder,) if folder.is_dir() else ()
     elif first == "**":
         yield from _expand(folder, rest)
         for each in _entries(folder)[1]:

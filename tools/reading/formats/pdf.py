@@ -64,7 +64,8 @@ def _sections(reader: pypdf.PdfReader) -> dict[int, list[str]]:
     """Return the bookmarks' path by the number of the page on which a section begins; the first one of a page."""
     found: dict[int, list[str]] = {}
     try:
-        for path, page in _bookmarks(reader, reader.outline, []):
+        outline: list[Any] = reader.outline
+        for path, page in _bookmarks(reader, outline, []):
             if page is not None:
                 found.setdefault(page + 1, path)
     except Exception:  # noqa: BLE001 - bookmarks may be damaged in any way, and the pages are readable without

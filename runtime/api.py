@@ -306,9 +306,7 @@ class Runtime:
 
         Raises: UserNotFound, NoSuchDocument; ValueError for a mode or threshold that there is not.
         """
-        spec = KnowledgeSpec.model_validate(
-            {"mode": mode, "threshold": threshold} if threshold is not None else {"mode": mode}
-        )
+        spec = KnowledgeSpec.model_validate({"mode": mode, "threshold": threshold})
         user_id = None
         if user is not None:
             async with self.opened.db.connection() as conn:

@@ -14,13 +14,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
 
 from cirkelline.configs import loading, scalars
-from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.settings import Settings, load_settings
 from cirkelline.runtime import accounts, applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied
@@ -34,6 +34,9 @@ from cirkelline.state.tasks import Task, TaskStatus
 from cirkelline.state.users import User
 from cirkelline.state.workflows import WorkflowRun
 from cirkelline.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from cirkelline.runtime.ingest.adding import Added
 
 _FIRST_LOOK: Final = 0.02
 _LONGEST_LOOK: Final = 0.5
@@ -219,6 +222,7 @@ class Runtime:
     tasks: Tasks
     agents: Agents
     toolbox: Toolbox = field(repr=False)
+    _environ: Mapping[str, str] = field(repr=False, default_factory=lambda: os.environ)
 
     @classmethod
     @asynccontextmanager
@@ -240,7 +244,7 @@ class Runtime:
             logs.configure(chosen, environ)
         async with composition.open_database(chosen, migrate=migrate) as opened:
             toolbox = Toolbox(composition.tools_folder(None, Path(tools) if tools else None), chosen.tool_modules)
-            runtime = cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox)
+            runtime = cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox, environ)
             async with _working(opened, toolbox, environ) if worker else contextlib.nullcontext():
                 yield runtime
 
@@ -285,6 +289,27 @@ class Runtime:
         Raises: WorkflowNotFound, InputInvalid; TaskFailed, TaskCancelled; TaskUnfinished after `timeout` seconds.
         """
         return await (await self.submit_workflow(name, input, user=user)).output(timeout)
+
+    async def add_knowledge(
+        self,
+        sources: Sequence[Path | str],
+        *,
+        user: str | None = None,
+        shared: bool = False,
+        tags: Sequence[str] = (),
+        sync: bool = False,
+    ) -> Added:
+        """Bring the documents of files, folders and addresses up to date, for a user or with `shared` for everybody.
+
+        `sync` removes those whose files are gone from the folders. Cancelled, the same call goes on. What was refused or
+        failed is in `bad` of what it returns. Raises: UsageError, EmbedderUnavailable, TenantsUnprotected.
+        """
+        from cirkelline.runtime.ingest import adding  # noqa: PLC0415 - a program without documents does without readers
+
+        if (user is None) is not shared:
+            raise UsageError("documents belong to somebody: give add_knowledge either user=… or shared=True")
+        given = [str(source) for source in sources]
+        return await adding.add_for(self.opened, self._environ, given, user=user, tags=tags, sync=sync)
 
     async def cancel(self, task_id: UUID | str) -> str:
         """Cancel a task: 'cancelled' at once, 'asked' when a worker runs it, or the status it had ended with."""

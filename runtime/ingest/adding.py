@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,14 +15,14 @@ import pydantic
 from cirkelline.configs import scalars
 from cirkelline.runtime import own_runs
 from cirkelline.runtime.composition import Opened
-from cirkelline.runtime.ingest import syncing
-from cirkelline.runtime.ingest.documents import Ingest, Owner, Spent
-from cirkelline.runtime.ingest.verdicts import Outcome, Progress, Tell, Verdict, tally, tell_nobody
+from cirkelline.runtime.ingest import embedders, syncing
+from cirkelline.runtime.ingest.documents import Ingest, Owner, Spent, stamp
+from cirkelline.runtime.ingest.verdicts import Outcome, Progress, Tell, Verdict, after, tally, tell_nobody
 from cirkelline.runtime.own_runs import OwnRun
-from cirkelline.state import journal
+from cirkelline.state import journal, users
 from cirkelline.state.connection import Database
 from cirkelline.state.journal import Kind
-from cirkelline.tools import workflows
+from cirkelline.tools import reading, workflows
 from cirkelline.tools.embedding import EmbedderPool
 from cirkelline.tools.reading import Limits, Source
 from cirkelline.tools.workflows import Workflow, WorkflowRun, workflow
@@ -109,6 +110,7 @@ class Adding:
     sources: Sequence[Source]
     tell: Tell = tell_nobody
     outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
+    seen: set[str] = field(default_factory=set[str])
 
     def workflow(self) -> Workflow:
         """Return the workflow that carries this attempt out."""
@@ -134,8 +136,9 @@ class Adding:
     async def _run(self, run: WorkflowRun) -> dict[str, Any]:
         """Take all documents in, batch by batch.
 
-        A step is not told which documents are its own: it takes those that have no verdict on record. So a run goes on
-        whatever happened to the files since, and never finds another list in its place.
+        A step is not told which documents are its own: it takes those that have no verdict yet, or whose files are not
+        as they were when they got it. So a run goes on whatever happened to the files since it was cut off, and never
+        finds another list in its place.
         """
         number, more = 0, True
         while more:
@@ -158,10 +161,19 @@ class Adding:
         }
 
     def _keep(self, outcomes: Sequence[Outcome]) -> None:
-        self.outcomes |= {outcome.source: outcome for outcome in outcomes}
+        self.outcomes |= {each.source: after(self.outcomes.get(each.source), each) for each in outcomes}
+
+    def left(self) -> list[Source]:
+        """Return the documents that have to be looked at."""
+        return [source for source in self.sources if source.uri not in self.seen and not self._stands(source)]
+
+    def _stands(self, source: Source) -> bool:
+        """Whether a verdict of an earlier attempt holds: bad ones are looked at again, as are addresses."""
+        outcome = self.outcomes.get(source.uri)
+        return bool(outcome and not outcome.is_bad and outcome.stamp and outcome.stamp == stamp(source))
 
     async def _batch(self) -> Batch:
-        left = [source for source in self.sources if source.uri not in self.outcomes]
+        left = await asyncio.to_thread(self.left)
         size = max(SMALLEST_BATCH, math.ceil(len(self.sources) / MOST_BATCHES))
         return Batch(await self._take(left[:size]), more=len(left) > size)
 
@@ -187,6 +199,7 @@ class Adding:
         for source in line:
             self._say(taken, current=source.name)
             outcome = await self.ingest.take(source)
+            self.seen.add(source.uri)
             taken.append(outcome)
             self._say(taken, current=source.name, outcome=outcome)
 
@@ -226,12 +239,50 @@ async def add(
     owner = Owner(opened.db, request.user_id)
     await owner.check()
     run = run or await own_runs.interrupted(opened, LABEL, request.fits)
-    run = run or await own_runs.submit(opened, LABEL, request.given, user_id=request.user_id)
-    limits = Limits.of(opened.settings)
-    ingest = Ingest(owner, pool, limits, request.tags, spent or Spent())
-    adding = Adding(ingest, request, sources, tell)
-    await own_runs.carry_out(opened, run, LABEL, adding.workflow())
-    return Added(run.id, await outcomes_of(opened.db, run.id))
+    ingest = Ingest(owner, pool, Limits.of(opened.settings), request.tags, spent or Spent())
+    found: dict[str, Outcome] = {}
+    while True:
+        run = run or await own_runs.submit(opened, LABEL, request.given, user_id=request.user_id)
+        adding = Adding(ingest, request, sources, tell)
+        await own_runs.carry_out(opened, run, LABEL, adding.workflow())
+        for outcome in await outcomes_of(opened.db, run.id):
+            found[outcome.source] = after(found.get(outcome.source), outcome)
+        if not run.begun or not await asyncio.to_thread(adding.left):
+            return Added(run.id, list(found.values()))
+        run = None  # it had been cut off after its last document, and something has changed since then
+
+
+def absolute(source: str) -> str:
+    """Return an argument as it can be read from any folder: a run may go on from another one."""
+    return source if "://" in source else os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - a pattern is no path, and a Path would forget its last slash
+
+
+async def add_for(
+    opened: Opened,
+    environ: Mapping[str, str],
+    sources: Sequence[str],
+    *,
+    user: str | None,
+    tags: Sequence[str] = (),
+    sync: bool = False,
+    tell: Tell = tell_nobody,
+) -> Added:
+    """Bring the documents of a user up to date, or of everybody where `user` is None.
+
+    Raises: UsageError for what is not there; EmbedderUnavailable; as `add`.
+    """
+    arguments = tuple(map(absolute, sources))
+    if sync:
+        await asyncio.to_thread(syncing.folders, arguments)
+    found = await asyncio.to_thread(reading.find, arguments)
+    async with EmbedderPool(environ) as pool:
+        await embedders.in_force(opened.db, pool, environ)
+        user_id = None
+        if user is not None:
+            async with opened.db.connection() as conn:
+                user_id = (await users.ensure(conn, user)).id
+        request = Request(arguments, user_id, tuple(dict.fromkeys(tags)), sync=sync)
+        return await add(opened, pool, request, found, tell=tell)
 
 
 _BATCH: Final = pydantic.TypeAdapter(Batch)
@@ -245,5 +296,6 @@ async def outcomes_of(db: Database, run_id: UUID) -> list[Outcome]:
     for step in steps:
         value = (step.output or {}).get("value")
         if step.kind == Kind.STEP and scalars.is_mapping(value) and "outcomes" in value:
-            found |= {outcome.source: outcome for outcome in _BATCH.validate_python(value).outcomes}
+            for outcome in _BATCH.validate_python(value).outcomes:
+                found[outcome.source] = after(found.get(outcome.source), outcome)
     return list(found.values())

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
@@ -88,6 +88,10 @@ class Ingest:
 
         Whatever goes wrong, the version that was stored before stays as it was, and searchable.
         """
+        began = await asyncio.to_thread(stamp, source)
+        return replace(await self._verdict(source), stamp=began)
+
+    async def _verdict(self, source: Source) -> Outcome:
         try:
             return await self._take(source)
         except Unreadable as reason:
@@ -148,9 +152,9 @@ class Ingest:
     async def _fetched(self, source: Source) -> Content:
         """Return a source's bytes as they are at one moment: a file that is just being written is read again."""
         for pause in WRITTEN:
-            before = await asyncio.to_thread(_stamp, source)
+            before = await asyncio.to_thread(stamp, source)
             content = await reading.fetch(source, limits=self.limits)
-            if before == await asyncio.to_thread(_stamp, source):
+            if before == await asyncio.to_thread(stamp, source):
                 return content
             await asyncio.sleep(pause)
         raise CirkellineError("it changes faster than it can be read: add it again when it is complete")
@@ -211,8 +215,8 @@ class Ingest:
             self.spent.add("store", began)
 
 
-def _stamp(source: Source) -> tuple[int, ...] | None:
-    """Return what changes with a file's content; None where there is none to look at."""
+def stamp(source: Source) -> tuple[int, ...] | None:
+    """Return what changes with a file's content; None where there is no file to look at."""
     try:
         found = source.path.stat() if source.path is not None else None
     except OSError:

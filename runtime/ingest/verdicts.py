@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -21,11 +21,15 @@ class Verdict(StrEnum):
 
 
 BAD: Final = frozenset({Verdict.REFUSED, Verdict.FAILED})
+NEW: Final = frozenset({Verdict.ADDED, Verdict.UPDATED})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One document's verdict; `again` when another try may go better, `chunks` are those that were stored."""
+    """One document's verdict; `again` when another try may go better, `chunks` are those that were stored.
+
+    `stamp` is what its file had on it when it was read, None for what is no file.
+    """
 
     source: str
     name: str
@@ -34,11 +38,19 @@ class Outcome:
     chunks: int = 0
     document: int | None = None
     again: bool = False
+    stamp: tuple[int, ...] | None = None
 
     @property
     def is_bad(self) -> bool:
         """Whether somebody has to look at it."""
         return self.verdict in BAD
+
+
+def after(before: Outcome | None, now: Outcome) -> Outcome:
+    """Return the verdict of a run in which a document came up twice: what is unchanged since was added all the same."""
+    if before is not None and before.verdict in NEW and now.verdict is Verdict.UNCHANGED:
+        return replace(before, stamp=now.stamp)
+    return now
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ async def _reader(opened: Opened, user: str | None) -> UUID | None:
     """Return the user whose documents are read; None for the system's user who has none yet."""
     async with opened.db.connection() as conn:
         try:
-            return (await users.get(conn, user or opened.settings.user)).id
+            return (await users.acting(conn, user or opened.settings.user)).id
         except UserNotFound:
             if user:
                 raise
@@ -169,7 +169,7 @@ async def remove(references: Sequence[str], *, user: str | None, shared: bool, y
 
 async def _owner(opened: Opened, user: str | None) -> UUID:
     async with opened.db.connection() as conn:
-        return (await users.get(conn, user or opened.settings.user)).id
+        return (await users.acting(conn, user or opened.settings.user)).id
 
 
 async def _named(door: Door, reference: str) -> list[tuple[int, str]]:

@@ -46,7 +46,7 @@ async def add(
     sources: Sequence[str], *, user: str | None, shared: bool, tags: Sequence[str], sync: bool, yes: bool
 ) -> Answer:
     """Bring documents up to date and say what became of each."""
-    arguments = tuple(_absolute(source) for source in sources)
+    arguments = tuple(map(adding.absolute, sources))
     if sync:
         await asyncio.to_thread(syncing.folders, arguments)
     found = await asyncio.to_thread(reading.find, arguments)
@@ -67,11 +67,6 @@ async def resume(*, yes: bool) -> Answer:
         request = adding.asked(run)
         found = await asyncio.to_thread(reading.find, request.arguments)
         return await _carried_out(opened, pool, request, found, run=run, yes=yes)
-
-
-def _absolute(source: str) -> str:
-    """Return an argument as it can be read from any folder: a run may go on from another one."""
-    return source if "://" in source else os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - a pattern is no path, and a Path would forget its last slash
 
 
 @asynccontextmanager

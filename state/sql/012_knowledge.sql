@@ -121,7 +121,7 @@ CREATE OR REPLACE FUNCTION runtime.knowledge_settings()
 RETURNS TABLE (embedder TEXT, language TEXT, unlabelled TEXT, saturation FLOAT8, vector_weight FLOAT8, word_weight FLOAT8)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.value ->> 'embedder', coalesce(s.value ->> 'language', 'english'), s.value ->> 'unlabelled',
-           coalesce((s.value ->> 'saturation')::float8, 10), coalesce((s.value ->> 'vector_weight')::float8, 0.7),
+           coalesce((s.value ->> 'saturation')::float8, 7), coalesce((s.value ->> 'vector_weight')::float8, 0.7),
            coalesce((s.value ->> 'word_weight')::float8, 0.3)
       FROM (SELECT (SELECT o.value FROM runtime.settings o WHERE o.name = 'knowledge') AS value) s
 $$;

@@ -486,8 +486,8 @@ $$;
 -- would take away what looks like a tag.
 CREATE OR REPLACE FUNCTION runtime.marked(said TEXT, language REGCONFIG, words TSQUERY) RETURNS TEXT
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN translate(ts_headline(language, translate(said, U&'<\E000\E001', U&'\E002'), words,
-                             U&'HighlightAll=true, StartSel=\E000, StopSel=\E001'), U&'\E002', '<');
+RETURN translate(ts_headline(language, translate(said, U&'<\0002\E000\E001', U&'\0002'), words,
+                             U&'HighlightAll=true, StartSel=\E000, StopSel=\E001'), U&'\0002', '<');
 
 -- What was found, with its text and where it is from, in the order in which it is given. A function of its own, as its plan
 -- is always the same one.

@@ -50,6 +50,7 @@ workflows run|list|show
 states list|show|diff|rollback
 workers list
 sessions list|show|archive|export
+knowledge add|list|search|show|remove|reindex
 users add|list|login|profile|adopt|deactivate|export|delete
 models list|pull
 db url|status|migrate|adopt|stop

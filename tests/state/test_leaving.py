@@ -36,6 +36,8 @@ SEEDS: dict[str, str | None] = {
         VALUES (%(session)s, 1, %(id)s::uuid, %(task)s, %(mark)s::text)""",
     "runtime.journal": """INSERT INTO runtime.journal (task_id, position, call, attempt, format, kind, name, output, cost)
         VALUES (%(task)s, 1, -1, 1, 1, 'model', 'm', jsonb_build_object('text', %(mark)s::text), 2)""",
+    "runtime.citations": """INSERT INTO runtime.citations (session_id, user_id, n, chunk, task_id, citation)
+        VALUES (%(session)s, %(id)s::uuid, 1, 1, %(task)s, jsonb_build_object('document', %(mark)s::text))""",
     "runtime.usage_daily": """INSERT INTO runtime.usage_daily VALUES ('2020-01-01', %(agent)s, %(id)s::uuid, 'm', 1, 1, 1, 5, 0)""",
     "runtime.erased_users": None,  # a tombstone
     "ai.agno_sessions": """INSERT INTO ai.agno_sessions (session_id, user_id, name)

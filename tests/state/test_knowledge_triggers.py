@@ -242,7 +242,7 @@ async def test_a_text_too_long_for_words_is_written_down_and_the_others_are_take
     assert (standing.remaining, standing.failed) == (0, 1)
     assert f"chunk {ids[76]}: string is too long" in (standing.problem or "")
     await outsider.execute("UPDATE ai.cirkelline_knowledge_vectors SET chunk_text = 'short' WHERE id = %s", [ids[76]])
-    assert await backfill.standing(conn) == backfill.Standing(0, 0, None)
+    assert await backfill.standing(conn) == backfill.Standing(0, 200, 0, 0, None, indexed=True)
     assert await scene.rows(conn, "SELECT chunk FROM ai.knowledge_words ORDER BY chunk") == ids
 
 
@@ -346,7 +346,7 @@ async def test_an_adopted_corpus_is_taken_in_batch_by_batch(conn: Conn) -> None:
     remaining = [await backfill.backfill(conn, 10) for _ in range(11)]
     assert remaining == [95, 75, 65, 55, 45, 35, 25, 15, 5, 0, 0]
     assert await sides(conn) == await rebuilt(conn)
-    assert await backfill.standing(conn) == backfill.Standing(0, 0, None)
+    assert await backfill.standing(conn) == backfill.Standing(20, 95, 0, 0, None, indexed=True)
 
 
 async def test_back_fills_at_once_and_cut_off_lose_nothing(conn: Conn) -> None:

@@ -26,8 +26,8 @@ from cirkelline.runtime.registry import Registry
 from cirkelline.state import (
     adoption,
     agents,
-    backfill,
     aliases,
+    backfill,
     connection,
     embedded,
     migrations,

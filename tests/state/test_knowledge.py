@@ -85,10 +85,14 @@ async def test_a_store_that_breaks_off_takes_nothing_away(db: Database, conn: Co
     with pytest.raises(ValueError, match="768"):
         async with tenant(db, who) as door:
             await library.store(door, ["new", "short"], [NEAR, NEAR[:-1]])
-    with pytest.raises(ZeroDivisionError):
+
+    async def store_and_stumble() -> None:
         async with tenant(db, who) as door:
             await library.store(door, ["new"], [NEAR])
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await store_and_stumble()
     async with tenant(db, who) as door:
         assert await texts(door, id_) == ["old"]
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from library import Matrix
 
-from cirkelline.state import knowledge, knowledge_settings, searching
+from cirkelline.state import knowledge, knowledge_settings
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.knowledge_settings import BadSetting
 from cirkelline.state.searching import BEGIN_MARK, END_MARK, Filter, Mode
@@ -114,7 +114,7 @@ async def tokens(conn: Conn, text: str, language: str = "english") -> list[str]:
     return await scene.rows(conn, statement, language, text)
 
 
-WORDS = "river stone bridge bridges water running ran town market old lantern the of and o'clock a\\b x'y e-mail 1984 æble".split()
+WORDS = ["river", "stone", "bridge", "bridges", "water", "running", "ran", "town", "market", "old", "lantern", "the", "of", "and", "o'clock", "a\\b", "x'y", "e-mail", "1984", "æble"]
 
 
 def sentence(length: int) -> str:

@@ -145,7 +145,9 @@ def _load(conn: psycopg.Connection, space: Space, pieces: list[tuple[Owner, int]
                     chunk += 1
                     owner.ids[index], owner.texts[index] = chunk, next(texts)
                     metadata = f'{{"user_id": "{owner.id}", "embedder": "{EMBEDDER}"}}'
-                    copy.write_row((chunk, "[" + ",".join(map(str, row.tolist())) + "]", owner.texts[index], number, metadata))
+                    copy.write_row(
+                        (chunk, "[" + ",".join(map(str, row.tolist())) + "]", owner.texts[index], number, metadata)
+                    )
 
 
 def _texts(space: Space, amount: int, words: int) -> Iterator[str]:

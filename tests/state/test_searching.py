@@ -114,7 +114,28 @@ async def tokens(conn: Conn, text: str, language: str = "english") -> list[str]:
     return await scene.rows(conn, statement, language, text)
 
 
-WORDS = ["river", "stone", "bridge", "bridges", "water", "running", "ran", "town", "market", "old", "lantern", "the", "of", "and", "o'clock", "a\\b", "x'y", "e-mail", "1984", "æble"]
+WORDS = [
+    "river",
+    "stone",
+    "bridge",
+    "bridges",
+    "water",
+    "running",
+    "ran",
+    "town",
+    "market",
+    "old",
+    "lantern",
+    "the",
+    "of",
+    "and",
+    "o'clock",
+    "a\\b",
+    "x'y",
+    "e-mail",
+    "1984",
+    "æble",
+]
 
 
 def sentence(length: int) -> str:

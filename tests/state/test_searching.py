@@ -162,7 +162,7 @@ async def test_word_scores_are_those_of_bm25s_over_what_the_user_can_see(db: Dat
         assert [hit.bm25 for hit in found] == sorted(expected.values(), reverse=True) or [
             hit.bm25 for hit in found
         ] == pytest.approx(sorted(expected.values(), reverse=True), abs=1e-6)
-        assert [hit.score for hit in found] == pytest.approx([hit.bm25 / (hit.bm25 + 10) for hit in found if hit.bm25])
+        assert [hit.score for hit in found] == pytest.approx([hit.bm25 / (hit.bm25 + 7) for hit in found if hit.bm25])
 
 
 async def test_a_word_is_counted_as_often_as_it_is_there(conn: Conn) -> None:
@@ -238,7 +238,7 @@ async def both_halves(db: Database, conn: Conn) -> tuple[Any, Matrix, list[str]]
     return who, embeddings, texts
 
 
-@pytest.mark.parametrize(("saturation", "weights"), [(10.0, (0.7, 0.3)), (0.5, (0.2, 1.5)), (3.0, (0.0, 1.0))])
+@pytest.mark.parametrize(("saturation", "weights"), [(7.0, (0.7, 0.3)), (0.5, (0.2, 1.5)), (3.0, (0.0, 1.0))])
 async def test_a_hybrid_score_is_the_sum_of_its_halves(
     db: Database, conn: Conn, saturation: float, weights: tuple[float, float]
 ) -> None:

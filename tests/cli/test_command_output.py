@@ -80,6 +80,7 @@ JSON_COMMANDS = [
     ("states", "rollback", "helper", "1"),
     ("sessions", "list", "--user", "ivo"),
     ("sessions", "show", "SESSION", "--user", "ivo"),
+    ("knowledge", "search", "hello", "--user", "ivo"),
     ("users", "add", "ivo"),
     ("users", "list"),
     ("users", "login", "ivo"),

@@ -538,7 +538,7 @@ SET work_mem = '64MB' AS $$
 DECLARE
     names TEXT[] := runtime.tenant_names();
     settings CONSTANT JSONB := (SELECT s.value FROM runtime.settings s WHERE s.name = 'knowledge');
-    saturation CONSTANT FLOAT8 := coalesce((settings ->> 'saturation')::float8, 10);
+    saturation CONSTANT FLOAT8 := coalesce((settings ->> 'saturation')::float8, 7);
     vector_weight CONSTANT FLOAT8 := coalesce((settings ->> 'vector_weight')::float8, 0.7);
     word_weight CONSTANT FLOAT8 := coalesce((settings ->> 'word_weight')::float8, 0.3);
     allowed INTEGER[];

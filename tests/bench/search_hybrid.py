@@ -160,7 +160,7 @@ class Side:
     async def bm25_difference(self, db: Database, url: str) -> float:
         """The largest difference to what bm25s says."""
         lexemes = await asyncio.to_thread(tokens, url, self.owner.texts)
-        scorer = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+        scorer = bm25s.BM25(method="lucene", k1=1.2, b=0.75, dtype="float64")
         scorer.index(lexemes, show_progress=False)
         index = {chunk: place for place, chunk in enumerate(self.owner.ids)}
         worst = 0.0
@@ -170,7 +170,7 @@ class Side:
             best = sorted(scores[scores > 0], reverse=True)[: len(hits)]
             worst = max([worst, *(abs((hit.bm25 or 0) - scores[index[hit.chunk_id]]) for hit in hits)])
             worst = max([worst, *(abs((hit.bm25 or 0) - score) for hit, score in zip(hits, best, strict=True))])
-        return worst
+        return float(worst)
 
 
 TOKENS = """

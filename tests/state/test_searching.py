@@ -102,7 +102,7 @@ async def test_vectors_of_another_embedder_are_compared_with_nothing(db: Databas
 
 
 def scored_by_bm25s(lexemes: list[list[str]], wanted: list[str]) -> Any:
-    peer = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+    peer = bm25s.BM25(method="lucene", k1=1.2, b=0.75, dtype="float64")
     peer.index(lexemes, show_progress=False)
     return peer.get_scores(wanted)
 

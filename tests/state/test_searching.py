@@ -141,7 +141,7 @@ async def test_word_scores_are_those_of_bm25s_over_what_the_user_can_see(db: Dat
         assert [hit.bm25 for hit in found] == sorted(expected.values(), reverse=True) or [
             hit.bm25 for hit in found
         ] == pytest.approx(sorted(expected.values(), reverse=True), abs=1e-6)
-        assert [hit.score for hit in found] == pytest.approx([hit.bm25 / (hit.bm25 + 10) for hit in found if hit.bm25])
+        assert [hit.score for hit in found] == pytest.approx([hit.bm25 / (hit.bm25 + 7) for hit in found if hit.bm25])
 
 
 async def test_a_word_is_counted_as_often_as_it_is_there(conn: Conn) -> None:

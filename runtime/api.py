@@ -329,7 +329,7 @@ class Runtime:
     ) -> Found:
         """Return the passages that fit a query best, of a user's documents and the shared ones, or of these alone.
 
-        Raises: UserNotFound, NoSuchDocument; ValueError for a mode or threshold that there is not.
+        Raises: UserNotFound, UserInactive, NoSuchDocument; ValueError for a mode or threshold that there is not.
         """
         spec = KnowledgeSpec.model_validate({"mode": mode, "threshold": threshold})
         user_id = None

@@ -31,11 +31,12 @@ def vector(text: str) -> list[float]:
 
 
 class EmbeddingServer:
-    """`texts` counts what was embedded; `fault` says which requests fail."""
+    """`texts` counts what was embedded, `seen` is all of it; `fault` says which requests fail."""
 
     def __init__(self) -> None:
         self.texts = 0
         self.requests = 0
+        self.seen: list[str] = []
         self.fault: Fault = lambda _number, _texts: None
         self.held = threading.Event()
         self.held.set()
@@ -99,12 +100,14 @@ class EmbeddingServer:
         with self._lock:
             self.requests += 1
             number = self.requests
+        status = self.fault(number, texts)
         self.reached.set()
         self.held.wait(60)
-        if (status := self.fault(number, texts)) is not None:
+        if status is not None:
             return status, {"error": {"code": status, "message": "a fault of the test", "status": "UNAVAILABLE"}}
         with self._lock:
             self.texts += len(texts)
+            self.seen += texts
         return 200, {"embeddings": [{"values": vector(text)} for text in texts]}
 
 

@@ -45,8 +45,7 @@ _OTHERS: Final = """
 """
 AMOUNT: Final = (
     "SELECT count(*) AS chunks, count(DISTINCT v.document_id) AS documents,"
-    " coalesce(sum(length(v.chunk_text)), 0)::bigint AS characters"
-    + _OTHERS
+    " coalesce(sum(length(v.chunk_text)), 0)::bigint AS characters" + _OTHERS
 )
 
 

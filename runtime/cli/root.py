@@ -29,7 +29,10 @@ LAZY: Final = {
 }
 SECTIONS: Final = (
     ("Run", ("up", "chat")),
-    ("Look and steer", ("agents", "tasks", "workflows", "states", "sessions", "knowledge", "users", "usage", "workers")),
+    (
+        "Look and steer",
+        ("agents", "tasks", "workflows", "states", "sessions", "knowledge", "users", "usage", "workers"),
+    ),
     ("This installation", ("models", "db", "doctor")),
 )
 

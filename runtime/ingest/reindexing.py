@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from cirkelline.runtime import own_runs
 from cirkelline.runtime.composition import Opened
 from cirkelline.runtime.ingest.verdicts import Progress, Tell, tell_nobody
 from cirkelline.runtime.patience import until_answered
@@ -178,8 +177,8 @@ class Reindexing:
 
     async def _switch(self) -> int:
         """Switch as soon as nothing is left, or after some rounds with what little was added meanwhile left out."""
-        for round in range(1, ROUNDS + 1):
-            changed = await self._try_switch(allowed=0 if round < ROUNDS else 2**31)
+        for tried in range(1, ROUNDS + 1):
+            changed = await self._try_switch(allowed=0 if tried < ROUNDS else 2**31)
             if changed is not None:
                 return changed
             while chunks := await self._next(SLICE):

@@ -72,7 +72,9 @@ async def vanished(owner: Owner, arguments: Sequence[str], sources: Sequence[Sou
 
     there = await until_answered(under, "look for vanished files")
     if there and not sources:
-        empty = "no file is left that could be read (is a disk not mounted?): `cirkelline knowledge remove` removes them"
+        empty = (
+            "no file is left that could be read (is a disk not mounted?): `cirkelline knowledge remove` removes them"
+        )
         return Vanished((), len(there), empty)
     listed = {source.uri for source in sources}
     gone = await asyncio.to_thread(_gone, [each for each in there if each[1] not in listed])

@@ -47,7 +47,7 @@ class EmbeddingServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:  # noqa: N802 - the library's name
+            def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 texts = [each["content"]["parts"][0]["text"] for each in body["requests"]]
                 status, answer = server.answer(texts)
@@ -113,7 +113,7 @@ class EmbeddingServer:
 
 def now_and_then(seed: int, share: float) -> Fault:
     """Fail this share of the requests: half of them for good, half in a way that a client asks again after."""
-    chance, lock = random.Random(seed), threading.Lock()
+    chance, lock = random.Random(seed), threading.Lock()  # noqa: S311 - to be repeated
 
     def fault(_number: int, _texts: list[str]) -> int | None:
         with lock:

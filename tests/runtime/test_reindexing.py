@@ -119,9 +119,9 @@ async def test_a_kill_in_the_middle_leaves_the_old_one_in_force_and_the_next_goe
     assert document["chunks"] == 150
     assert await library.standing() == (GEMINI, 150, 150)
     assert sum("cats" in text for text in server.seen) == 150 - staged
-    assert await library.place.rows("SELECT status FROM ai.workflow_runs WHERE workflow_name = 'knowledge_reindex'") == [
-        ("COMPLETED",)
-    ]
+    assert await library.place.rows(
+        "SELECT status FROM ai.workflow_runs WHERE workflow_name = 'knowledge_reindex'"
+    ) == [("COMPLETED",)]
 
 
 def _until_held(server: EmbeddingServer, process: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -10,10 +9,11 @@ from uuid import UUID
 from cirkelline.runtime.cli import asking, display, failures, opening
 from cirkelline.runtime.cli.answers import Answer, Block, Facts, Mark, Table, Text
 from cirkelline.runtime.composition import Opened
+from cirkelline.runtime.ingest import adding
 from cirkelline.runtime.ingest.documents import Owner
 from cirkelline.state import knowledge, users
 from cirkelline.state.knowledge import DocumentNotFound, StoredChunk, StoredDocument
-from cirkelline.state.tenant import Door, tenant
+from cirkelline.state.tenant import Door
 from cirkelline.state.users import UserNotFound
 
 _HEADINGS: Final = ("id", "name", "type", "chunks", "pages", "tags", "whose", "updated", "source")
@@ -109,7 +109,11 @@ async def show(reference: str, user: str | None) -> Answer:
         )
         for each in chunks[:_SHOWN]
     ]
-    blocks: list[Block] = [Facts(facts), Text("Chunks:", apart=True), Table(("", "page", "heading", "text"), rows, "none")]
+    blocks: list[Block] = [
+        Facts(facts),
+        Text("Chunks:", apart=True),
+        Table(("", "page", "heading", "text"), rows, "none"),
+    ]
     if stored.chunks > len(rows):
         blocks.append(Text(f"and {stored.chunks - len(rows)} more", tone="quiet"))
     return Answer(document, blocks)
@@ -131,8 +135,8 @@ async def _get(door: Door, reference: str) -> StoredDocument:
     try:
         return await knowledge.get(door, reference)
     except DocumentNotFound:
-        path = os.path.abspath(os.path.expanduser(reference))  # noqa: PTH100, PTH111 - as `knowledge add` does
-        if path == reference or "://" in reference or await knowledge.find_source(door, path) is None:
+        path = adding.absolute(reference)
+        if path == reference or await knowledge.find_source(door, path) is None:
             raise
         return await knowledge.get(door, path)
 
@@ -152,7 +156,9 @@ async def remove(references: Sequence[str], *, user: str | None, shared: bool, y
     document = {"removed": [{"id": number, "source": source} for number, source in removed]}
     rows = [(str(number), Mark(display.line(source, 120), "plain")) for number, source in removed]
     gone = [str(number) for number in found if number not in dict(removed)]
-    complaint = f"document {', '.join(gone)} was not removed: it is gone already, or not yours to remove" if gone else None
+    complaint = (
+        f"document {', '.join(gone)} was not removed: it is gone already, or not yours to remove" if gone else None
+    )
     return Answer(
         document,
         [Table(("removed", "source"), rows, "nothing was removed")],
@@ -171,7 +177,7 @@ async def _named(door: Door, reference: str) -> list[tuple[int, str]]:
     try:
         stored = await _get(door, reference)
     except DocumentNotFound:
-        folder = os.path.abspath(os.path.expanduser(reference)).rstrip("/") + "/"  # noqa: PTH100, PTH111 - as above
+        folder = adding.absolute(reference).rstrip("/") + "/"
         if "://" in reference or not (under := await knowledge.sources_under(door, folder)):
             raise
         return under

@@ -81,7 +81,13 @@ async def _user(opened: Opened, name: str | None) -> Any:
 
 
 async def _carried_out(
-    opened: Opened, pool: EmbedderPool, request: Request, sources: Sequence[Source], *, yes: bool, run: OwnRun | None = None
+    opened: Opened,
+    pool: EmbedderPool,
+    request: Request,
+    sources: Sequence[Source],
+    *,
+    yes: bool,
+    run: OwnRun | None = None,
 ) -> Answer:
     request = await _agreed(opened, request, sources, yes=yes)
     chosen = await embedders.in_force(opened.db, pool, os.environ)

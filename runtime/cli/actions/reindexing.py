@@ -37,12 +37,16 @@ async def reindex(*, embedder: str | None, language: str | None, adopted: bool, 
         before = await _settings(opened, language)
         label = named or before.embedder
         if label is None:
-            raise NothingChosen("no embedder is in force yet: the first `knowledge add` chooses one, or give --embedder")
+            raise NothingChosen(
+                "no embedder is in force yet: the first `knowledge add` chooses one, or give --embedder"
+            )
         chosen = await pool.get(label)
         async with opened.db.connection() as conn:
             amount = await vectors.amount(conn, label, adopted=adopted)
         if not amount.chunks and label == before.embedder and language in {None, before.language}:
-            return Answer({"embedder": label, "chunks": 0, "seconds": 0.0}, [Text(f"nothing to do: {label} embedded all")])
+            return Answer(
+                {"embedder": label, "chunks": 0, "seconds": 0.0}, [Text(f"nothing to do: {label} embedded all")]
+            )
         seconds = await reindexing.seconds_for(chosen, amount)
         asking.agree(_question(chosen, amount, seconds, language, adopted=adopted), yes=yes)
         return await _carried_out(opened, chosen, Request(label, language, adopted), amount)

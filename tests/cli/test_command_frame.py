@@ -50,7 +50,7 @@ workflows run|list|show
 states list|show|diff|rollback
 workers list
 sessions list|show
-knowledge add|list|show|remove|reindex
+knowledge add|list|search|show|remove|reindex
 users add|list|login|profile|adopt
 models list|pull
 db url|status|migrate|adopt|stop

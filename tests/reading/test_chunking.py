@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -92,7 +93,7 @@ def test_prose_is_cut_after_sentences_into_pieces_of_about_one_size() -> None:
 def test_neighbors_overlap_by_a_few_whole_sentences() -> None:
     sentences = [f"Sentence number {number} has exactly these eight words." for number in range(80)]
     found = pieces(prose(" ".join(sentences)))
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         shared = before.offset + len(before.text) - after.offset
         assert 0 < shared <= len(before.text) / 4
         assert after.text.startswith("Sentence")

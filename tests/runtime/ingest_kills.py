@@ -28,7 +28,7 @@ from cirkelline.state.tenant import tenant
 
 USER = "reader@example.com"
 FAULTS = 0.04
-MOST = 40
+MOST = 30
 """Requests for embeddings after which a process is killed at the latest; after none of them it is while it starts."""
 PATIENCE = 60.0
 _MARK = re.compile(r"\bd(\d+)v(\d+)\b")

@@ -64,8 +64,8 @@ def _sections(reader: pypdf.PdfReader) -> dict[int, list[str]]:
     """Return the bookmarks' path by the number of the page on which a section begins; the first one of a page."""
     found: dict[int, list[str]] = {}
     try:
-        outline: list[Any] = reader.outline
-        for path, page in _bookmarks(reader, outline, []):
+        document: Any = reader  # the annotation of its outline is partial
+        for path, page in _bookmarks(reader, document.outline, []):
             if page is not None:
                 found.setdefault(page + 1, path)
     except Exception:  # noqa: BLE001 - bookmarks may be damaged in any way, and the pages are readable without

@@ -64,13 +64,17 @@ def _sections(reader: pypdf.PdfReader) -> dict[int, list[str]]:
     """Return the bookmarks' path by the number of the page on which a section begins; the first one of a page."""
     found: dict[int, list[str]] = {}
     try:
-        document: Any = reader  # the annotation of its outline is partial
-        for path, page in _bookmarks(reader, document.outline, []):
+        for path, page in _bookmarks(reader, _outline(reader), []):
             if page is not None:
                 found.setdefault(page + 1, path)
     except Exception:  # noqa: BLE001 - bookmarks may be damaged in any way, and the pages are readable without
         return {}
     return found
+
+
+def _outline(reader: Any) -> list[Any]:  # the reader's own annotation of it is partial
+    outline: list[Any] = reader.outline
+    return outline
 
 
 def _bookmarks(reader: pypdf.PdfReader, outline: list[Any], above: list[str]) -> Iterator[tuple[list[str], int | None]]:

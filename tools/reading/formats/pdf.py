@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pypdf
 from pypdf.errors import DependencyError, FileNotDecryptedError, PyPdfError
@@ -64,7 +64,7 @@ def _sections(reader: pypdf.PdfReader) -> dict[int, list[str]]:
     """Return the bookmarks' path by the number of the page on which a section begins; the first one of a page."""
     found: dict[int, list[str]] = {}
     try:
-        for path, page in _bookmarks(reader, _outline(reader), []):
+        for path, page in _bookmarks(reader, reader.outline, []):
             if page is not None:
                 found.setdefault(page + 1, path)
     except Exception:  # noqa: BLE001 - bookmarks may be damaged in any way, and the pages are readable without
@@ -72,17 +72,12 @@ def _sections(reader: pypdf.PdfReader) -> dict[int, list[str]]:
     return found
 
 
-def _outline(reader: Any) -> list[Any]:  # the reader's own annotation of it is partial
-    outline: list[Any] = reader.outline
-    return outline
-
-
 def _bookmarks(reader: pypdf.PdfReader, outline: list[Any], above: list[str]) -> Iterator[tuple[list[str], int | None]]:
     path = above
     for each in outline:
         if isinstance(each, list):  # what is below the bookmark before
             if len(path) < _DEEPEST:
-                yield from _bookmarks(reader, each, path)
+                yield from _bookmarks(reader, cast("list[Any]", each), path)
         else:
             path = [*above, str(each.title)]
             yield path, reader.get_destination_page_number(each)

@@ -335,7 +335,7 @@ class Runtime:
         user_id = None
         if user is not None:
             async with self.opened.db.connection() as conn:
-                user_id = (await users.get(conn, user)).id
+                user_id = (await users.acting(conn, user)).id
         return await UserLibrary(self.opened.db, self.embedders, user_id, spec).search(query, wanted, limit=limit)
 
     async def cancel(self, task_id: UUID | str) -> str:

@@ -27,7 +27,7 @@ SLICE: Final = 64
 ROUNDS: Final = 5
 """Switches that are put off for what was added meanwhile; after them it is embedded behind the switch."""
 TAKEN_IN: Final = 500  # chunks of which the words are read in one transaction
-COUNTED: Final = 10_000  # as far as the back-fill counts what remains
+
 PATIENCE: Final = 20
 WALL: Final = 30 * 86_400.0
 SAMPLE: Final = (
@@ -218,7 +218,7 @@ class Reindexing:
         while still < PATIENCE and (left := await until_answered(take_in, "take words in again")):
             # The count ends at ten thousand, so it stands still for a while before it falls; and rows that somebody is
             # just writing are left to whoever takes in next.
-            still = still + 1 if left >= before >= 0 and left < COUNTED else 0
+            still = still + 1 if left >= before >= 0 and left < backfill.COUNTED else 0
             rounds, before = rounds + 1, left
         return rounds
 

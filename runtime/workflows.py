@@ -20,10 +20,10 @@ SHIPPED: Final[Mapping[str, Workflow]] = {}
 """The workflows that come with cirkelline, by name; every worker has them."""
 
 OWN: Final[Mapping[str, str]] = {
-    "knowledge_add": "cirkelline knowledge add",
+    "knowledge_add": "cirkelline knowledge add --resume",
     "knowledge_reindex": "cirkelline knowledge reindex",
 }
-"""Those whose runs a command executes itself, as they are about its own machine: each with that command."""
+"""Those whose runs a command executes itself, as they are about its own machine: each with what goes on with one."""
 
 
 class WorkflowNotFound(UsageError):
@@ -55,7 +55,9 @@ def resolve(label: str, toolbox: Toolbox) -> Workflow:
         if label in SHIPPED:
             return SHIPPED[label]
         if label in OWN:
-            raise CommandsOwn(f"workflow {label!r} is executed by the command that begins it: `{OWN[label]}`")
+            raise CommandsOwn(
+                f"workflow {label!r} is executed by the command that begins it: `{OWN[label].partition(' --')[0]}`"
+            )
         raise WorkflowNotFound(f"this release has no workflow {label!r}")
     try:
         return toolbox.workflow(label)

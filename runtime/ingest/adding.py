@@ -118,6 +118,7 @@ class Adding:
         @workflow(wall=WALL)
         async def knowledge_add(
             run: WorkflowRun,
+            *,
             arguments: list[str],
             shared: bool,
             tags: list[str],
@@ -254,7 +255,9 @@ async def add(
 
 def absolute(source: str) -> str:
     """Return an argument as it can be read from any folder: a run may go on from another one."""
-    return source if "://" in source else os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - a pattern is no path, and a Path would forget its last slash
+    if "://" in source or not source.strip():
+        return source
+    return os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - a pattern is no path, and a Path would forget its last slash
 
 
 async def add_for(

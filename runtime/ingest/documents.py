@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from cirkelline.configs import secrecy, wording
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.ingest.verdicts import Outcome, Verdict
 from cirkelline.runtime.patience import first_line, until_answered
@@ -97,7 +98,7 @@ class Ingest:
         except Unreadable as reason:
             # What could not be reached says nothing of the document, and it may be reached another time.
             away = reason.verdict is reading.Verdict.UNREACHABLE
-            return _bad(source, Verdict.FAILED if away else Verdict.REFUSED, str(reason))
+            return _bad(source, Verdict.FAILED if away else Verdict.REFUSED, _predicate(source, reason))
         except EmbedderUnavailable as reason:
             self._failures += 1
             return _bad(source, Verdict.FAILED, str(reason), again=True)
@@ -222,6 +223,11 @@ def stamp(source: Source) -> tuple[int, ...] | None:
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_size, found.st_ino) if found is not None else None
+
+
+def _predicate(source: Source, reason: Unreadable) -> str:
+    """Return what a verdict says of a source: which one it is stands beside it, and whole."""
+    return str(reason).removeprefix(wording.shown(secrecy.mask_url(source.uri))).lstrip(": ")
 
 
 def _bad(source: Source, verdict: Verdict, why: str, *, again: bool = False) -> Outcome:

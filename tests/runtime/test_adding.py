@@ -68,7 +68,7 @@ class Shelf:
             "SELECT d.name, string_agg(v.chunk_text, ' ' ORDER BY v.id) FROM ai.agno_knowledge d"
             " JOIN ai.cirkelline_knowledge_vectors v ON v.document_id = d.id GROUP BY d.id, d.name"
         )
-        return {name: text for name, text in found}
+        return dict(found)
 
     async def cut_off(self, requests: int) -> None:
         """Add the folder, and stop at a request for embeddings as Ctrl-C does."""

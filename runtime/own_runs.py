@@ -92,6 +92,8 @@ def _is_left(run: Unended) -> bool:
         return False
     if run.status == TaskStatus.WAITING:
         return run.deaths >= DEATHS_ALLOWED
+    if run.fresh:
+        return False
     return not run.held or (run.host == socket.gethostname() and run.pid is not None and not _lives(run.pid))
 
 

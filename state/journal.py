@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -140,8 +140,13 @@ class Fence:
     attempt: int
 
 
+def statement(steps: Sequence[Step]) -> LiteralString:
+    """Return WRITE, or WRITE_CITING where the steps give numbers that their session is to remember."""
+    return WRITE_CITING if any(step.citations for step in steps) else WRITE
+
+
 def parameters(fence: Fence, steps: Sequence[Step]) -> dict[str, Any]:
-    """Return what WRITE takes, for whoever runs it on a connection of another kind."""
+    """Return what either takes, for whoever runs it on a connection of another kind."""
     return {
         "worker": fence.worker,
         "task": fence.task,
@@ -152,6 +157,5 @@ def parameters(fence: Fence, steps: Sequence[Step]) -> dict[str, Any]:
 
 async def write(conn: Conn, fence: Fence, steps: Sequence[Step]) -> Written:
     """Write these steps, all or none; a step that had only begun is replaced, one that had ended never."""
-    statement = WRITE_CITING if any(step.citations for step in steps) else WRITE
-    row = await (await conn.execute(statement, parameters(fence, steps))).fetchone()
+    row = await (await conn.execute(statement(steps), parameters(fence, steps))).fetchone()
     return Written(row[0]) if row else Written.LOST

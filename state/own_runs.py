@@ -37,7 +37,10 @@ async def submit(conn: Conn, run_id: UUID, agent_id: UUID, given: Any, *, user_i
 
 @dataclass(frozen=True, slots=True)
 class Unended:
-    """A run that has not ended: `held` while a living worker has it, the process `pid` of `host`."""
+    """A run that has not ended: `held` while a living worker has it, the process `pid` of `host`.
+
+    `fresh` while whoever has just put it in line is likely to be about to take it.
+    """
 
     id: UUID
     given: Any
@@ -47,11 +50,13 @@ class Unended:
     host: str | None
     pid: int | None
     held: bool
+    fresh: bool
 
 
 UNENDED: Final = """
 SELECT t.id, t.payload -> 'input' AS given, t.user_id, t.status, coalesce(t.deaths, 0) AS deaths, w.host, w.pid,
-       coalesce(w.seen >= clock_timestamp() - w.lease, FALSE) AS held
+       coalesce(w.seen >= clock_timestamp() - w.lease, FALSE) AS held,
+       t.status = 'pending' AND coalesce(t.attempt, 0) = 0 AND t.submitted_at > clock_timestamp() - interval '10 s' AS fresh
   FROM runtime.tasks t
   LEFT JOIN runtime.claims c ON c.task_id = t.id
   LEFT JOIN runtime.workers w ON w.id = c.worker

@@ -27,7 +27,7 @@ SLICE: Final = 64
 ROUNDS: Final = 5
 """Switches that are put off for what was added meanwhile; after them it is embedded behind the switch."""
 TAKEN_IN: Final = 500  # chunks of which the words are read in one transaction
-COUNTED: Final = 10_000  # as far as the back-fill counts what remains
+
 PATIENCE: Final = 20
 WALL: Final = 30 * 86_400.0
 SAMPLE: Final = (
@@ -177,8 +177,8 @@ class Reindexing:
 
     async def _switch(self) -> int:
         """Switch as soon as nothing is left, or after some rounds with what little was added meanwhile left out."""
-        for round in range(1, ROUNDS + 1):
-            changed = await self._try_switch(allowed=0 if round < ROUNDS else 2**31)
+        for tried in range(1, ROUNDS + 1):
+            changed = await self._try_switch(allowed=0 if tried < ROUNDS else 2**31)
             if changed is not None:
                 return changed
             while chunks := await self._next(SLICE):
@@ -218,7 +218,7 @@ class Reindexing:
         while still < PATIENCE and (left := await until_answered(take_in, "take words in again")):
             # The count ends at ten thousand, so it stands still for a while before it falls; and rows that somebody is
             # just writing are left to whoever takes in next.
-            still = still + 1 if left >= before >= 0 and left < COUNTED else 0
+            still = still + 1 if left >= before >= 0 and left < backfill.COUNTED else 0
             rounds, before = rounds + 1, left
         return rounds
 

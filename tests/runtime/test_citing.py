@@ -147,6 +147,24 @@ async def test_a_tool_of_an_author_may_search_and_give_numbers_too(place: Workpl
     assert [citation["document"] for citation in result["citations"]] == ["handbook.pdf"]
 
 
+async def test_numbers_of_a_transactional_tool_are_remembered_by_the_session_too(place: Workplace) -> None:
+    await handbook(place)
+    place.tool(
+        "desk",
+        "from cirkelline.tools import tool\n"
+        "@tool(effects='transactional')\n"
+        "async def book(ctx: ToolContext) -> str:\n"
+        "    found = await ctx.knowledge.search('parking', limit=1)\n"
+        "    passage = {'chunk': found.hits[0].chunk_id, 'document': found.hits[0].document}\n"
+        "    return f'[{ctx.numbers.give([passage], found.earlier)[0]}]'\n",
+    )
+    turns = talk(("book", [{"tool": "book"}, {"text": "{{last_tool}}"}]), ("again", [{"text": "[1], not [2]"}]))
+    await place.agent("clerk", turns, tools=[*TOOLS, {"python": "desk:book"}])
+    first, second = await said(place, "clerk", "book", "again")
+    assert first["output"] == "[1]"
+    assert (second["output"], second["citations"]) == ("[1], not [2?]", first["citations"])
+
+
 async def test_a_stopped_answer_is_checked_as_well(place: Workplace) -> None:
     await handbook(place)
     turns = [search("leave", limit=1), {"text": "25 [1] or 30 [5] and then some more words", "pace": "100ms"}]

@@ -60,7 +60,7 @@ def _named(argument: str) -> list[Source]:
         return [_address(argument)]
     if not argument.strip() or "\0" in argument:
         raise UsageError(f"{wording.shown(argument)} is no path: name a file, a folder, a pattern or a URL")
-    path = Path(argument).expanduser()
+    path = _at_home(argument)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -74,6 +74,15 @@ def _named(argument: str) -> list[Source]:
     if members := [_file(each, below=path) for each in _walk(path)]:
         return members
     raise NothingFound(f"the folder {wording.shown(argument)} holds no file that could be read")
+
+
+def _at_home(argument: str) -> Path:
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{wording.shown(argument)} is in a home folder that is not there: write the whole path"
+        ) from None
 
 
 def _file(path: Path, below: Path | None = None) -> Source:

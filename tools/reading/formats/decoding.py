@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 from typing import Any, Final
 
 from cirkelline.tools.reading.contract import Verdict
@@ -90,9 +91,8 @@ def _described(data: bytes) -> str:
     import puremagic  # noqa: PLC0415
 
     magic: Any = puremagic  # its annotations are partial
-    try:
+    found: list[Any] = []
+    with contextlib.suppress(puremagic.PureError, ValueError):
         found = magic.magic_string(data[:_SAMPLE])
-    except (puremagic.PureError, ValueError):
-        found = []
     named: str = next((each.name for each in found if each.name and each.confidence >= 0.3), "")  # noqa: PLR2004
     return f"binary ({named})" if named else "binary"

@@ -64,8 +64,7 @@ def _sections(reader: pypdf.PdfReader) -> dict[int, list[str]]:
     """Return the bookmarks' path by the number of the page on which a section begins; the first one of a page."""
     found: dict[int, list[str]] = {}
     try:
-        outline: list[Any] = reader.outline
-        for path, page in _bookmarks(reader, outline, []):
+        for path, page in _bookmarks(reader, reader.outline, []):
             if page is not None:
                 found.setdefault(page + 1, path)
     except Exception:  # noqa: BLE001 - bookmarks may be damaged in any way, and the pages are readable without
@@ -78,7 +77,8 @@ def _bookmarks(reader: pypdf.PdfReader, outline: list[Any], above: list[str]) ->
     for each in outline:
         if isinstance(each, list):  # what is below the bookmark before
             if len(path) < _DEEPEST:
-                yield from _bookmarks(reader, each, path)
+                below: list[Any] = each  # pyright: ignore[reportUnknownVariableType]
+                yield from _bookmarks(reader, below, path)
         else:
             path = [*above, str(each.title)]
             yield path, reader.get_destination_page_number(each)

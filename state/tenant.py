@@ -1,4 +1,8 @@
-"""The one door to user-owned rows: a transaction that carries whose rows they are."""
+"""The one door to user-owned rows: a transaction under a role that row-level security shows one user's rows and no others.
+
+`state/sql/011_tenants.sql` holds the rules. Whoever is let through here may forget a WHERE and still sees nothing of
+anybody else.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,21 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import psycopg
+from psycopg import sql
+
+from cirkelline.configs.errors import CirkellineError
 from cirkelline.state.connection import Conn, Database
+
+ROLE: Final = "cirkelline_tenant"
+SHARED: Final = "cirkelline:shared"
+"""The owner of documents that everybody may read."""
+
+_FIRST_WITH_OPTIONS: Final = 160000  # GRANT … WITH INHERIT FALSE
+
+
+class TenantsUnprotected(CirkellineError):
+    """Nobody can work on behalf of a user: the role for it, or its policies, are not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +36,101 @@ class Tenant:
     conn: Conn
     user_id: UUID
 
+    @property
+    def owner(self) -> str:
+        """The text that names the user as an owner."""
+        return str(self.user_id)
 
-ENTER: Final = "SELECT set_config('app.user_id', %(user_id)s::text, true)"
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """An operator's open transaction on what everybody may read."""
+
+    conn: Conn
+
+    @property
+    def owner(self) -> str:
+        """The text that names nobody and everybody as an owner."""
+        return SHARED
+
+
+Door = Tenant | Shared
+
+# One statement, and in this order: the last column is asked as the role, and false wherever it would see every row.
+ENTER: Final = """
+SELECT set_config('app.user_id', %(user_id)s::text, true), set_config('role', 'cirkelline_tenant', true),
+       row_security_active('runtime.tasks'::regclass)
+"""
 
 
 @asynccontextmanager
 async def tenant(db: Database, user_id: UUID) -> AsyncGenerator[Tenant]:
-    """Open a transaction on one user's rows; it commits at the end and rolls back on an exception."""
+    """Open a transaction on one user's rows; it commits at the end and rolls back on an exception.
+
+    Raises: TenantsUnprotected.
+    """
     async with db.transaction() as conn:
-        await conn.execute(ENTER, {"user_id": str(user_id)})
+        await _enter(conn, user_id)
         yield Tenant(conn, user_id)
+
+
+@asynccontextmanager
+async def shared(db: Database) -> AsyncGenerator[Shared]:
+    """Open an operator's transaction on shared documents; it commits at the end and rolls back on an exception."""
+    async with db.transaction() as conn:
+        yield Shared(conn)
+
+
+async def _enter(conn: Conn, user_id: UUID) -> None:
+    try:
+        row = await (await conn.execute(ENTER, {"user_id": str(user_id)})).fetchone()
+    except psycopg.errors.InvalidParameterValue as error:
+        raise unprotected(conn, "missing") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise unprotected(conn, "barred") from error
+    if row is None or row[2] is not True:
+        raise unprotected(conn, "unprotected")
+
+
+def unprotected(conn: Conn, obstacle: str) -> TenantsUnprotected:
+    """Say why nobody can work on behalf of a user here, and what an administrator has to do once."""
+    remedies = {
+        "missing": f"have an administrator run once `CREATE ROLE {ROLE} NOLOGIN; {_grant(conn)}`, then run"
+        " `cirkelline db migrate` as the owner of the tables",
+        "barred": f"have an administrator run once `{_grant(conn)}`",
+        "powerful": f"have an administrator run once `ALTER ROLE {ROLE} NOSUPERUSER NOBYPASSRLS`",
+    }
+    remedy = remedies.get(obstacle, "run `cirkelline db migrate` as the owner of the tables")
+    return TenantsUnprotected(f"nothing can be done on behalf of a user in this database yet: {remedy}")
+
+
+def _grant(conn: Conn) -> str:
+    user = sql.Identifier(conn.info.user).as_string(None)
+    options = " WITH INHERIT FALSE, SET TRUE" if conn.info.server_version >= _FIRST_WITH_OPTIONS else ""
+    return f"GRANT {ROLE} TO {user}{options};"
+
+
+OBSTACLE: Final = """
+SELECT runtime.tenant_obstacle() AS obstacle, pg_has_role(c.relowner, 'USAGE') AS owned
+  FROM pg_class c WHERE c.oid = 'runtime.tasks'::regclass
+"""
+
+
+async def obstacle(conn: Conn) -> str | None:
+    """Return in one sentence what keeps everybody from working on behalf of users here, or None."""
+    row = await (await conn.execute(OBSTACLE)).fetchone()
+    return str(unprotected(conn, row[0])) if row and row[0] else None
+
+
+async def can_be_protected(conn: Conn) -> bool:
+    """Whether something is missing that this connection may be able to do, as the owner of the tables."""
+    row = await (await conn.execute(OBSTACLE)).fetchone()
+    return bool(row and row[0] and row[1])
+
+
+PROTECT: Final = "SELECT runtime.protect_tenants()"
+
+
+async def protect(conn: Conn) -> None:
+    """Put the rules of every user-owned table in force, if the role is there or can be made; inside a migration."""
+    await conn.execute(PROTECT)

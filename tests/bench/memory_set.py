@@ -85,13 +85,17 @@ def _person(data: dict[str, Any], dice: random.Random, amount: int) -> Person:
     person = Person([memory for memory, _ in told])
     for place, (memory, questions) in enumerate(told):
         stale = tuple(
-            other for other, each in enumerate(person.memories) if each.stale and each.fact is not None and each.fact == memory.fact
+            other
+            for other, each in enumerate(person.memories)
+            if each.stale and each.fact is not None and each.fact == memory.fact
         )
         person.questions += [Question(text, place, stale, shares) for text, shares in questions]
     return person
 
 
-def _changing(fact: int, kind: dict[str, Any], dice: random.Random) -> Iterator[tuple[Remembered, list[tuple[str, bool]]]]:
+def _changing(
+    fact: int, kind: dict[str, Any], dice: random.Random
+) -> Iterator[tuple[Remembered, list[tuple[str, bool]]]]:
     times = dice.choice([1, 2, 2, 3])
     days = sorted((dice.uniform(2, OLDEST) for _ in range(times)), reverse=True)
     for number, (day, value) in enumerate(zip(days, dice.sample(kind["values"], times), strict=True)):
@@ -108,7 +112,10 @@ def _changing(fact: int, kind: dict[str, Any], dice: random.Random) -> Iterator[
 def _adding(
     kind: dict[str, Any], value: str, words: dict[str, list[str]], dice: random.Random
 ) -> tuple[Remembered, list[tuple[str, bool]]]:
-    filled = {name: dice.choice(choices) for name, choices in words.items()} | {"v": value, "year": dice.randint(2009, 2025)}
+    filled = {name: dice.choice(choices) for name, choices in words.items()} | {
+        "v": value,
+        "year": dice.randint(2009, 2025),
+    }
     text, other = dice.choice(kind["says"]).format(**filled), kind["values"][value]
     if shared := stems(other) & stems(text):
         raise ValueError(f"{other!r} shares words with {text!r}: {shared}")

@@ -92,7 +92,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
                    || '|knew|paid|sent|spent|stood|wore)\M')
         OR p.text ~* ('\m(likes?|loves?|enjoys?|hates?|dislikes?|cannot stand|avoids?|owns?|has an?|have an?|collects?|speaks?'
                    || '|fluent|knows?|volunteers?|allerg\w+|intoleran\w+|interested|fan of|friends?|supports?|plays?|visits?'
-                   || '|recommends?|hobby|hobbies|child|children|sons?|daughters?|brothers?|sisters?|sibling\w*)\M'), FALSE)
+                   || '|recommends?|hobby|hobbies|member of|helps?|unpaid|also|another|one of|sometimes|often'
+                   || '|child|children|sons?|daughters?|brothers?|sisters?|sibling\w*)\M'), FALSE)
       FROM (SELECT runtime.memory_predicate(said) AS text) p
 $$;
 
@@ -218,7 +219,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode 
         SELECT runtime.unit(meaning) AS meaning, runtime.memory_stems(question) AS stems,
                runtime.tenant_names() AS owners
     ), mine AS MATERIALIZED (
-        SELECT i.id, i.valid_from, i.tokens, i.lasting, i.opening, i.stems, i.embedding, i.embedder,
+        SELECT i.id, i.valid_from, i.tokens, i.stems,
                CASE WHEN i.embedder = meant_by THEN runtime.similarity(i.embedding, a.meaning) END AS similarity
           FROM ai.memory_index i, asked a
          WHERE i.user_id = ANY (a.owners) AND i.superseded_by IS NULL
@@ -226,7 +227,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode 
         SELECT m.id, word.stem FROM mine m, asked a, unnest(m.stems) AS word (stem)
          WHERE m.stems && a.stems AND word.stem = ANY (a.stems)
     ), weights AS (
-        SELECT word.stem, ln(1 + (total.memories - word.memories + 0.5) / (word.memories + 0.5)) AS weight,
+        SELECT word.stem, ln(1 + (total.memories - word.memories + 0.5::float8) / (word.memories + 0.5)) AS weight,
                word.memories <= greatest(3, total.memories / 20) AS rare
           FROM (SELECT h.stem, count(*) AS memories FROM hits h GROUP BY h.stem) word,
                (SELECT count(*) AS memories FROM mine) total
@@ -237,14 +238,19 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode 
                (SELECT sum(x.weight) AS weight, sum(x.weight) FILTER (WHERE x.rare) AS rare FROM weights x) whole
          GROUP BY h.id
     ), scored AS (
-        SELECT m.*, coalesce(m.similarity, 0.6 * w.share, 0) + 0.15 * coalesce(w.rare_share, 0)
-                    + 0.1 * 0.5 ^ (greatest(extract(epoch FROM at - m.valid_from), 0) / 7776000) AS score
+        -- Floats throughout: a power of numerics costs more than all the rest. 7,776,000 seconds are 90 days.
+        SELECT m.id, m.tokens, m.similarity,
+               coalesce(m.similarity, 0.6 * w.share, 0) + 0.15 * coalesce(w.rare_share, 0)
+               + 0.1 * exp(-ln(2::float8) * greatest(extract(epoch FROM at - m.valid_from)::float8, 0) / 7776000) AS score
           FROM mine m LEFT JOIN words w ON w.id = m.id
     ), size AS MATERIALIZED (
         SELECT sum(m.tokens) <= budget AS fits, count(*) AS memories FROM mine m
-    ), candidates AS MATERIALIZED (
+    ), best AS MATERIALIZED (
         SELECT s.* FROM scored s ORDER BY s.score DESC, s.id DESC
          LIMIT (SELECT CASE WHEN z.fits THEN z.memories ELSE amount * 3 + 16 END FROM size z)
+    ), candidates AS MATERIALIZED (
+        SELECT b.*, i.valid_from, i.lasting, i.opening, i.stems, i.embedding, i.embedder
+          FROM best b JOIN ai.memory_index i ON i.id = b.id
     ), standing AS (
         SELECT c.* FROM candidates c
          WHERE NOT c.lasting OR NOT EXISTS (
@@ -253,9 +259,9 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode 
                 AND runtime.memory_replaces(runtime.similarity(later.embedding, c.embedding),
                                             later.opening, c.opening, later.stems, c.stems))
     ), fitting AS (
-        SELECT s.*, sum(s.tokens) OVER best AS used, row_number() OVER best AS place
+        SELECT s.id, s.valid_from, s.score, s.similarity, sum(s.tokens) OVER ranked AS used, row_number() OVER ranked AS place
           FROM standing s, size z WHERE z.fits OR s.tokens <= budget
-        WINDOW best AS (ORDER BY s.score DESC, s.id DESC)
+        WINDOW ranked AS (ORDER BY s.score DESC, s.id DESC)
     ), chosen AS MATERIALIZED (
         SELECT f.* FROM fitting f, size z WHERE z.fits OR f.used <= budget AND f.place <= amount
     ), touched AS (

@@ -22,7 +22,7 @@ import structlog
 from cirkelline.configs import loading, scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings, load_settings
-from cirkelline.runtime import applying, composition, deciding, logs, workflows
+from cirkelline.runtime import accounts, applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied
 from cirkelline.runtime.composition import Opened
 from cirkelline.state import agents, parking, tasks, users
@@ -31,6 +31,7 @@ from cirkelline.state.agents import Agent
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.parking import Waiting
 from cirkelline.state.tasks import Task, TaskStatus
+from cirkelline.state.users import User
 from cirkelline.state.workflows import WorkflowRun
 from cirkelline.tools.toolbox import Toolbox
 
@@ -243,8 +244,15 @@ class Runtime:
             async with _working(opened, toolbox, environ) if worker else contextlib.nullcontext():
                 yield runtime
 
+    async def user(self, token: str) -> User:
+        """Return the user whom a token of `cirkelline users login` stands for; `str(user.id)` is a `user=`.
+
+        Raises: LoginRefused.
+        """
+        return await accounts.by_token(self.opened.db, token)
+
     async def submit(self, agent: str, input: Any, *, user: str | None = None, type: str = "task") -> Submitted:
-        """Put a task in line for an agent; `input` is text, or any JSON. Raises: AgentNotFound."""
+        """Put a task in line for an agent; `input` is text, or any JSON. Raises: AgentNotFound, UserInactive."""
         async with self.opened.db.connection() as conn:
             agent_id = (await agents.answering(conn, agent)).id
             user_id = (await users.ensure(conn, user)).id if user is not None else None

@@ -63,7 +63,7 @@ class Gathered:
 class _Context:
     """What a run is about besides its definition; an attempt that goes on sees what the first one saw.
 
-    `state` is a version of the agent's state, `pinned` what the run is shown of its session.
+    `state` is a version of the agent's state, `pinned` what the run is shown of its session and its user.
     """
 
     state: int | None
@@ -73,7 +73,7 @@ class _Context:
     @classmethod
     def of(cls, step: Step) -> _Context:
         kept = step.output or {}
-        pinned = Pinned(kept.get("last_message"), kept.get("summary"), kept.get(SESSION_STATE))
+        pinned = Pinned(kept.get("last_message"), kept.get("summary"), kept.get(SESSION_STATE), kept.get("about"))
         return cls(kept.get("state"), pinned, datetime.fromisoformat(kept["clock"]))
 
     def step(self, claim: Claim, prepared: Prepared, tools: Sequence[Tool]) -> Step:
@@ -85,7 +85,8 @@ class _Context:
             "clock": self.clock.isoformat(),
             **({"tools": hash_tools([schema(tool) for tool in tools])} if tools else {}),
         }
-        more = {"summary": self.pinned.summary, SESSION_STATE: self.pinned.session_state}
+        pinned = self.pinned
+        more = {"summary": pinned.summary, SESSION_STATE: pinned.session_state, "about": pinned.about}
         output |= {key: value for key, value in more.items() if value is not None}
         return Step(
             position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=prepared.spec.name, format=FORMAT, output=output
@@ -161,6 +162,7 @@ def _request(claim: Claim, prepared: Prepared, past: Past, state: State) -> RunR
         model=prepared.model,
         input=summaries.question(told, said) if past.of else input_text(claim.payload, claim.task_type),
         messages=() if past.of else summaries.shown(told, shown),
+        about=past.about,
         tools=() if past.of else prepared.tools,
         ctx=ToolContext(
             state=state,

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from cirkelline.agents import prompts
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.registry import Prepared
-from cirkelline.state import sessions
+from cirkelline.state import profiles, sessions
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Database
 from cirkelline.state.sessions import Message, Summary
@@ -35,21 +36,26 @@ class NothingToSummarize(CirkellineError):
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What an earlier attempt saw, as its journal has it: positions of messages, and the session's state."""
+    """What an earlier attempt saw, as its journal has it: positions of messages, the session's state, the user's profile."""
 
     last_message: int | None = None
     summary: int | None = None
     session_state: Mapping[str, Any] | None = None
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a task is shown of its session; `state` is None where it has none, `of` is the session it summarizes."""
+    """What a task is shown of its session and its user; `state` is None where it has none.
+
+    `of` is the session it summarizes, `about` what it is told of its user.
+    """
 
     messages: Sequence[Message] = ()
     summary: Summary | None = None
     state: Mapping[str, Any] | None = None
     of: UUID | None = None
+    about: str | None = None
 
     @property
     def pinned(self) -> Pinned:
@@ -58,11 +64,12 @@ class Past:
             last_message=self.messages[-1].position if self.messages else None,
             summary=self.summary.covers if self.summary else None,
             session_state=self.state,
+            about=self.about,
         )
 
 
 async def look(db: Database, claim: Claim, prepared: Prepared, earlier: Pinned | None) -> Past:
-    """Return what a task is shown of its session, the same as `earlier` where there was an attempt.
+    """Return what a task is shown of its session and user, the same as `earlier` where there was an attempt.
 
     Raises: NothingToSummarize.
     """
@@ -75,9 +82,10 @@ async def look(db: Database, claim: Claim, prepared: Prepared, earlier: Pinned |
                 return await _to_summarize(door, session, prepared.spec.history.messages, earlier)
     history = prepared.spec.history
     takes_state = any(tool.wants_context for tool in prepared.tools)
-    if claim.session_id is None or not (history.messages or takes_state):
-        return Past()
     async with tenant(db, claim.user_id) as door:
+        about = earlier.about if earlier else prompts.about(await profiles.read(door))
+        if claim.session_id is None or not (history.messages or takes_state):
+            return Past(about=about)
         kept = None
         if history.summarize or takes_state:
             covers = (earlier.summary or 0) if earlier else None
@@ -93,7 +101,7 @@ async def look(db: Database, claim: Claim, prepared: Prepared, earlier: Pinned |
                 until=(earlier.last_message or 0) if earlier else None,
             )
     state = earlier.session_state if earlier else kept.work if kept and takes_state else None
-    return Past(messages, summary, state)
+    return Past(messages, summary, state, about=about)
 
 
 async def _to_summarize(door: Tenant, session: UUID, window: int, earlier: Pinned | None) -> Past:

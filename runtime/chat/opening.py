@@ -90,7 +90,7 @@ async def introduce(db: Database, wanted: Wanted, default_user: str, screen: Scr
 
 async def _user(conn: Conn, name: str, screen: Screen, *, create: bool) -> User:
     try:
-        return await users.get(conn, name)
+        return await users.acting(conn, name)
     except UserNotFound:
         if not create:
             raise

@@ -57,7 +57,6 @@ BEGIN
     RETURN tied;
 END
 $$;
-REVOKE ALL ON FUNCTION runtime.login_of(UUID) FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION runtime.tenant_account() RETURNS INTEGER
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -50,6 +50,7 @@ workflows run|list|show
 states list|show|diff|rollback
 workers list
 sessions list|show
+users add|list|login|profile|adopt
 models list|pull
 db url|status|migrate|adopt|stop
 """

@@ -19,7 +19,7 @@ from cirkelline.state.users import UserNotFound
 @asynccontextmanager
 async def _rows_of(db: Database, user: str) -> AsyncGenerator[Tenant]:
     async with db.connection() as conn:
-        found = await users.get(conn, user)
+        found = await users.acting(conn, user)
     async with tenant(db, found.id) as opened:
         yield opened
 

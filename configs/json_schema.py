@@ -30,6 +30,15 @@ def agent_json_schema() -> dict[str, Any]:
         "model": _model(),
         "instructions": {"type": "string", "pattern": r"\S"},
         "tools": _list(_tool(), schema.MOST_TOOLS),
+        "knowledge": _mapping(
+            schema.KnowledgeSpec,
+            {
+                "top_k": _integer(*schema.TOP_K),
+                "mode": _word(schema.SearchMode),
+                "threshold": _number(*schema.THRESHOLD),
+                "tags": _list(_line(schema.LONGEST_TAG), schema.MOST_TAGS),
+            },
+        ),
         "history": _history(),
         "limits": _mapping(
             schema.LimitsSpec,

@@ -28,7 +28,9 @@ instructions: |
   Work out what is asked. Answer in one sentence.
 tools:
   - calculate
+  - search_knowledge
   - {python: "billing:charge_card", timeout: 30s}
+knowledge: {top_k: 6}
 history: {messages: 20, summarize: true}
 limits: {concurrency: 4, steps: 20, wall: 5m}
 ```
@@ -47,6 +49,7 @@ _SECTIONS: Final[dict[tuple[str, ...], tuple[str, type[BaseModel]]]] = {
     (): ("Keys", schema.AgentSpec),
     ("model",): ("`model`, written as a mapping", schema.ModelSpec),
     ("tools", "*"): ("`tools`, an entry written as a mapping", schema.ToolSpec),
+    ("knowledge",): ("`knowledge`", schema.KnowledgeSpec),
     ("history",): ("`history`", schema.HistorySpec),
     ("limits",): ("`limits`", schema.LimitsSpec),
 }

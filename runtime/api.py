@@ -20,6 +20,7 @@ from uuid import UUID
 import structlog
 
 from cirkelline.configs import loading, scalars
+from cirkelline.configs.schema import KnowledgeSpec
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings, load_settings
 from cirkelline.runtime import accounts, applying, composition, deciding, logs, workflows
@@ -33,6 +34,8 @@ from cirkelline.state.parking import Waiting
 from cirkelline.state.tasks import Task, TaskStatus
 from cirkelline.state.users import User
 from cirkelline.state.workflows import WorkflowRun
+from cirkelline.tools.embedding import EmbedderPool
+from cirkelline.tools.library import Embedders, Found, UserLibrary, Wanted
 from cirkelline.tools.toolbox import Toolbox
 
 _FIRST_LOOK: Final = 0.02
@@ -219,6 +222,7 @@ class Runtime:
     tasks: Tasks
     agents: Agents
     toolbox: Toolbox = field(repr=False)
+    embedders: Embedders = field(repr=False)
 
     @classmethod
     @asynccontextmanager
@@ -240,9 +244,11 @@ class Runtime:
             logs.configure(chosen, environ)
         async with composition.open_database(chosen, migrate=migrate) as opened:
             toolbox = Toolbox(composition.tools_folder(None, Path(tools) if tools else None), chosen.tool_modules)
-            runtime = cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox)
-            async with _working(opened, toolbox, environ) if worker else contextlib.nullcontext():
-                yield runtime
+            async with (
+                EmbedderPool(environ) as embedders,
+                _working(opened, toolbox, environ) if worker else contextlib.nullcontext(),
+            ):
+                yield cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox, embedders)
 
     async def user(self, token: str) -> User:
         """Return the user whom a token of `cirkelline users login` stands for; `str(user.id)` is a `user=`.
@@ -285,6 +291,29 @@ class Runtime:
         Raises: WorkflowNotFound, InputInvalid; TaskFailed, TaskCancelled; TaskUnfinished after `timeout` seconds.
         """
         return await (await self.submit_workflow(name, input, user=user)).output(timeout)
+
+    async def search_knowledge(
+        self,
+        query: str,
+        *,
+        user: str | None = None,
+        wanted: Wanted | None = None,
+        limit: int = 6,
+        mode: str = "hybrid",
+        threshold: float | None = None,
+    ) -> Found:
+        """Return the passages that fit a query best, of a user's documents and the shared ones, or of these alone.
+
+        Raises: UserNotFound, NoSuchDocument; ValueError for a mode or threshold that there is not.
+        """
+        spec = KnowledgeSpec.model_validate(
+            {"mode": mode, "threshold": threshold} if threshold is not None else {"mode": mode}
+        )
+        user_id = None
+        if user is not None:
+            async with self.opened.db.connection() as conn:
+                user_id = (await users.get(conn, user)).id
+        return await UserLibrary(self.opened.db, self.embedders, user_id, spec).search(query, wanted, limit=limit)
 
     async def cancel(self, task_id: UUID | str) -> str:
         """Cancel a task: 'cancelled' at once, 'asked' when a worker runs it, or the status it had ended with."""

@@ -13,10 +13,12 @@ import structlog
 
 from cirkelline.agents import summaries
 from cirkelline.agents.chat_model import ChatMessage
-from cirkelline.agents.journaling import FORMAT, Journal, Recorder, hash_tools
+from cirkelline.agents.hashing import hash_tools
+from cirkelline.agents.journaling import FORMAT, Journal, Recorder
 from cirkelline.agents.run import RunError, RunOutcome, RunRequest, RunStatus
 from cirkelline.agents.steps import schema
 from cirkelline.configs import scalars
+from cirkelline.runtime.citing import Cited
 from cirkelline.runtime.past import Past, Pinned, look, wants_summary
 from cirkelline.runtime.registry import Prepared
 from cirkelline.state import journal as journals
@@ -25,7 +27,9 @@ from cirkelline.state.claims import Claim, Finish
 from cirkelline.state.connection import Database
 from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
 from cirkelline.state.snapshots import Snapshot, SnapshotNotFound
+from cirkelline.tools.citations import Numbers
 from cirkelline.tools.contract import Tool, ToolContext
+from cirkelline.tools.library import Embedders, UserLibrary
 from cirkelline.tools.state import State
 
 log = structlog.get_logger(__name__)
@@ -93,10 +97,13 @@ class _Context:
         )
 
 
-async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Recorder) -> Begun:
-    """Return a run that goes on where the record ends, and adds to it."""
+async def begin(
+    db: Database, claim: Claim, prepared: Prepared, recorder: Recorder, embedders: Embedders | None = None
+) -> Begun:
+    """Return a run that goes on where the record ends, and adds to it; `embedders` are what its searches take."""
     gathered = await gather(db, claim, prepared)
-    request = gathered.request
+    library = UserLibrary(db, embedders, claim.user_id, prepared.spec.knowledge, claim.session_id)
+    request = replace(gathered.request, ctx=replace(gathered.request.ctx, library=library))
     journal = Journal(
         recorder,
         task_id=claim.id,
@@ -131,7 +138,7 @@ async def gather(db: Database, claim: Claim, prepared: Prepared) -> Gathered:
         pinned=past.pinned,
         clock=datetime.now(UTC).replace(microsecond=0),
     )
-    request = _request(claim, prepared, past, State(snapshot.state["work"] if snapshot else {}))
+    request = _request(claim, prepared, past, State(snapshot.state["work"] if snapshot else {}), recorded)
     request = replace(request, clock=context.clock)
     return Gathered(request, past, context.step(claim, prepared, request.tools), recorded, lost)
 
@@ -153,7 +160,7 @@ async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], list[Step],
         return recorded, lost, await snapshots.latest(conn, claim.agent_id)
 
 
-def _request(claim: Claim, prepared: Prepared, past: Past, state: State) -> RunRequest:
+def _request(claim: Claim, prepared: Prepared, past: Past, state: State, recorded: Sequence[Step]) -> RunRequest:
     said = [(each.role, each.content) for each in past.messages]
     told = past.summary.text if past.summary else None
     shown = [ChatMessage("user" if role == "user" else "assistant", content) for role, content in said]
@@ -167,6 +174,7 @@ def _request(claim: Claim, prepared: Prepared, past: Past, state: State) -> RunR
         ctx=ToolContext(
             state=state,
             held=State(past.state, name="session_state") if past.state is not None else None,
+            numbers=Numbers(citation for step in recorded for citation in step.citations or ()),
             agent=prepared.spec.name,
             task_id=claim.id,
             session_id=claim.session_id,
@@ -185,8 +193,13 @@ def input_text(payload: object, task_type: str | None) -> str:
     return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, indent=2)
 
 
-def finish(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome) -> Finish:
-    """Return what is written for a run that came to an outcome: its result, and with it the last step of its journal."""
+def finish(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome, cited: Cited | None = None) -> Finish:
+    """Return what is written for a run that came to an outcome: its result, and with it the last step of its journal.
+
+    What is stored and shown is the answer as it was `cited`, if it was checked; the journal has it as the model gave it.
+    """
+    if cited is not None:
+        outcome = replace(outcome, output=cited.output)
     if begun.past.of and outcome.status is RunStatus.COMPLETED and summaries.accepted(outcome.output) is None:
         refused = RunError("SummaryRefused", "the model's summary of the conversation is empty")
         outcome = replace(outcome, status=RunStatus.FAILED, error=refused)
@@ -194,7 +207,7 @@ def finish(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome) 
     lost = begun.journal.lost(outcome.usage, outcome.steps, reason)
     steps = [*(_without_copy(step, outcome) for step in begun.journal.unwritten), *([lost] if lost else [])]
     return replace(
-        _finish(claim, begun.request, outcome),
+        _finish(claim, begun.request, outcome, cited.as_json() if cited is not None else {}),
         steps=steps,
         tokens=begun.journal.paid.tokens,
         session=_kept_for_session(claim, prepared, begun, outcome),
@@ -223,9 +236,9 @@ def _without_copy(step: Step, outcome: RunOutcome) -> Step:
     return replace(step, output={"in_result": True}) if same and step.kind == Kind.MODEL else step
 
 
-def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome) -> Finish:
+def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome, cited: dict[str, Any]) -> Finish:
     usage = {"input_tokens": outcome.usage.input_tokens, "output_tokens": outcome.usage.output_tokens}
-    facts = {"usage": usage, "steps": outcome.steps}
+    facts = {**cited, "usage": usage, "steps": outcome.steps}
     match outcome.status:
         case RunStatus.COMPLETED:
             return Finish(

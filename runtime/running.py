@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -15,7 +16,7 @@ from cirkelline.agents import events
 from cirkelline.agents.models import ModelPool
 from cirkelline.agents.run import RunError
 from cirkelline.agents.run import run as run_agent
-from cirkelline.runtime import invoking
+from cirkelline.runtime import citing, invoking
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.recording import Recording
@@ -29,6 +30,7 @@ from cirkelline.state.connection import Database
 from cirkelline.state.journal import Fence
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.tools.execution import Executor
+from cirkelline.tools.library import Embedders
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +56,7 @@ class Runner:
     executor: Executor
     finishing: Finishing
     connections: ToolConnections
+    embedders: Embedders | None = None
 
     async def run(self, run: Run) -> None:
         """Run a claimed task to its end and write it; raises nothing but cancellation."""
@@ -101,13 +104,17 @@ class Runner:
 
     async def _invoke(self, run: Run, prepared: Prepared, recording: Recording, emit: events.Emit) -> Finish:
         claim = run.claim
-        begun = await until_answered(lambda: invoking.begin(self.db, claim, prepared, recording), "run")
+        begin = partial(invoking.begin, self.db, claim, prepared, recording, self.embedders)
+        begun = await until_answered(begin, "run")
         if begun.resumed:
             log.info("task.resumed", steps=begun.resumed)
         outcome = await run_agent(
             begun.request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
         )
-        return invoking.finish(claim, prepared, begun, outcome)
+        cited = await until_answered(
+            lambda: citing.check(self.db, begun.request, outcome), "check what an answer cites"
+        )
+        return invoking.finish(claim, prepared, begun, outcome, cited)
 
     async def _give_back(self, run: Run, reason: str) -> None:
         self.registry.hold_back(run.claim.agent_id, reason)

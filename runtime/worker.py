@@ -29,6 +29,7 @@ from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, Que
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.state.workers import Beat
 from cirkelline.tools.execution import Executor
+from cirkelline.tools.library import Embedders
 
 LAST_WRITES: Final = 5.0
 """Seconds that a stopping worker tries to write what has ended and to give back what has not."""
@@ -58,6 +59,7 @@ class Worker:
         executor: Executor,
         model_pool: ModelPool,
         *,
+        embedders: Embedders | None = None,
         slots: int | None = None,
         session: UUID | None = None,
         drain: bool = False,
@@ -71,7 +73,7 @@ class Worker:
         self._drain = drain
         self._finishing = Finishing(db, state_limit=settings.state_limit)
         self._connections = ToolConnections(db, role=settings.tool_role)
-        self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections)
+        self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections, embedders)
         self._runs: set[Run] = set()
         self._waiting = False
         self._unsure = False

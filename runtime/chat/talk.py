@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO
 
+from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import composition, pulling
@@ -191,8 +192,14 @@ def _document(conversation: Conversation, turns: Sequence[Turn]) -> dict[str, An
                 "status": turn.task.status,
                 "input": turn.said,
                 "output": turn.output,
+                "citations": _kept(turn, "citations"),
+                "citations_unknown": _kept(turn, "citations_unknown"),
                 "error": dict(zip(("type", "message"), turn.error, strict=True)) if turn.error else None,
             }
             for turn in turns
         ],
     }
+
+
+def _kept(turn: Turn, key: str) -> Any:
+    return turn.task.result.get(key, []) if scalars.is_mapping(turn.task.result) else []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from uuid import UUID
 
 from cirkelline.runtime.cli import display
-from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Raw, Table, Text, Tone
+from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Raw, Spans, Table, Text, Tone
 
 if TYPE_CHECKING:
     from rich.text import Text as RichText
@@ -107,6 +107,8 @@ def _rendered(block: Block, *, first: bool) -> str:
             before = "\n" if block.apart and not first else ""
             words = display.safe(block.text).rstrip("\n")
             return before + (_colored(words, block.tone) if rich else words) + "\n"
+        case Spans():
+            return "".join(_span(part, rich=rich) for part in block.parts).rstrip("\n") + "\n"
         case Raw():
             return display.safe(block.content.decode("utf-8", "replace")) + "\n"
         case Facts():
@@ -127,6 +129,11 @@ def _facts(pairs: Sequence[tuple[str, Cell]], *, rich: bool) -> str:
         shown = _colored(words, cell.tone) if rich and isinstance(cell, Mark) else words
         lines.append(f"{name:<{widest}}  {shown}".rstrip() + "\n")
     return "".join(lines)
+
+
+def _span(part: Cell, *, rich: bool) -> str:
+    words = display.safe(_words(part))
+    return _colored(words, part.tone) if rich and isinstance(part, Mark) and words.strip() else words
 
 
 def _words(cell: Cell) -> str:

@@ -36,6 +36,11 @@ GOOD = [
     "tools: []",
     "tools: [calculate, {name: note}, {name: read_notes, timeout: 5}, {python: 'a.b:c', timeout: 1m}]",
     "tools: ['${TOOL}', {python: '${FUNCTION}', timeout: '${N}s'}]",
+    "knowledge: {}",
+    "knowledge: {top_k: 6, mode: hybrid}",
+    "tools: [search_knowledge]\nknowledge: {top_k: 50, mode: rrf, threshold: 0.25, tags: [handbook, 'of 2025']}",
+    "tools: [{python: 'a:b'}]\nknowledge: {mode: words, tags: []}",
+    "tools: [read_document]\nknowledge: {top_k: '${N}', threshold: '${T}', tags: ['${TOOL}']}",
     "history: {}",
     "history: {messages: 0}",
     "history: {messages: '${N}'}",
@@ -56,7 +61,7 @@ BEYOND_A_SCHEMA = {
     "a key twice", "a key twice, deep", "an anchor", "a merge key", "a standard tag", "steps in octal",
     "a week", "a long time limit", "an address for auto", "a function twice", "a word of Python",
     "an unset variable", "an unset variable in text", "a secret variable", "a secret with a default",
-    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within",
+    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within", "knowledge without a tool",
 }  # fmt: skip
 
 
@@ -101,7 +106,7 @@ def test_the_schema_knows_the_keys_of_every_place_and_describes_them() -> None:
 
     top = properties(json_schema.agent_json_schema())
     parts: dict[tuple[str, ...], dict[str, Any]] = {(): top, ("tools", "*"): properties(top["tools"]["items"])}
-    parts |= {(key,): properties(top[key]) for key in ("model", "history", "limits")}
+    parts |= {(key,): properties(top[key]) for key in ("model", "knowledge", "history", "limits")}
     assert {place: set(keys) for place, keys in parts.items()} == {
         place: set(keys) for place, keys in schema.surface_keys().items()
     }

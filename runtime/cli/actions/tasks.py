@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
+from cirkelline.runtime import sources
 from cirkelline.runtime.cli import console, display, failures, opening, waiting
 from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
 from cirkelline.state import agents, journal, parking, standing, tasks, users, workers
@@ -225,6 +226,8 @@ async def show(reference: str, user: str | None) -> Answer:
     blocks: list[Block] = [Facts(_facts(task, why)), Text("Input:", apart=True), _content(_input(task.payload))]
     if task.status == TaskStatus.COMPLETED:
         blocks += [Text("Output:", apart=True), _content(_output(task.result))]
+    if lines := sources.lines(task.result):
+        blocks += [Text("Sources:", apart=True), Text("\n".join(display.line(each, 200) for each in lines))]
     return Answer(document(task, why), blocks)
 
 

@@ -93,6 +93,7 @@ def _document(step: Step, task: Task, arguments: str | None) -> dict[str, Any]:
         "arguments": _parsed(arguments) if arguments is not None else None,
         "output": step.output,
         "operations": step.operations,
+        "citations": step.citations,
         "waits": step.waits,
         "until": step.until,
         "decision": step.decision,

@@ -219,6 +219,14 @@ async def supersede(door: Tenant, ids: Sequence[int], by: int) -> None:
     await door.conn.execute(SUPERSEDE, {"ids": list(ids), "by": by})
 
 
+THERE: Final = "SELECT m.id FROM ai.agno_memories m WHERE m.id = ANY (%(ids)s::integer[]) ORDER BY m.id"
+
+
+async def there(door: Tenant, ids: Sequence[int]) -> list[int]:
+    """Return those of these that are memories of this user."""
+    return [int(row[0]) for row in await (await door.conn.execute(THERE, {"ids": list(ids)})).fetchall()]
+
+
 ARCHIVE: Final = """
 SELECT runtime.archive_memories(%(ids)s::integer[], %(reason)s::text, %(run)s::text, %(by)s::integer)
 """

@@ -46,12 +46,6 @@ CREATE TABLE IF NOT EXISTS ai.memory_consents (
     at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- pgvector's operators by what they mean: bound here, once, to the schema in which they are.
-CREATE OR REPLACE FUNCTION runtime.similarity(one HALFVEC, other HALFVEC) RETURNS FLOAT8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -(one <#> other);
-CREATE OR REPLACE FUNCTION runtime.unit(given REAL[]) RETURNS HALFVEC
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(given::vector)::halfvec;
-
 -- What a text is about ------------------------------------------------------------------------------------------------
 
 -- Its words without endings and stop words. `not` is one of them: the opposite is not the same.
@@ -343,6 +337,91 @@ BEGIN
         restored := restored + 1;
     END LOOP;
     RETURN restored;
+END
+$$;
+
+-- Looking through what was said -----------------------------------------------------------------------------------------
+
+ALTER TABLE runtime.session_heads
+    ADD COLUMN IF NOT EXISTS captured BIGINT NOT NULL DEFAULT 0,        -- up to this position it has been looked through
+    ADD COLUMN IF NOT EXISTS capture_wanted BIGINT NOT NULL DEFAULT 0,  -- and up to this one it is to be
+    ADD COLUMN IF NOT EXISTS capture_task UUID,
+    ADD COLUMN IF NOT EXISTS capture_tries INTEGER NOT NULL DEFAULT 0;  -- since the last that succeeded
+
+-- Put a look through a session in line, unless one is there or runs: that one asks again at its end. What has failed three
+-- times is left, as each costs a model call.
+CREATE OR REPLACE FUNCTION runtime.want_capture(wanted UUID, agent UUID, said_more BOOLEAN) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    head RECORD;
+    made UUID := gen_random_uuid();
+    latest BIGINT;
+BEGIN
+    SELECT h.* INTO head FROM runtime.session_heads h WHERE h.session_id = wanted FOR UPDATE;
+    IF head IS NULL THEN
+        RETURN;
+    END IF;
+    IF said_more THEN
+        latest := (SELECT max(m.position) FROM runtime.messages m WHERE m.session_id = wanted);
+        UPDATE runtime.session_heads h SET capture_wanted = latest WHERE h.session_id = wanted;
+        head.capture_wanted := latest;
+    END IF;
+    IF coalesce(head.capture_wanted, 0) <= head.captured OR EXISTS (
+        SELECT FROM runtime.tasks t
+         WHERE t.id = head.capture_task AND t.status IN ('pending', 'running', 'waiting')) THEN
+        RETURN;
+    END IF;
+    IF head.capture_tries >= 3 THEN
+        UPDATE runtime.session_heads h SET captured = h.capture_wanted, capture_tries = 0 WHERE h.session_id = wanted;
+        RETURN;
+    END IF;
+    -- A task of the user's and beside the session: no turn waits for it, and turns of whomever go before it.
+    INSERT INTO runtime.tasks (id, agent_id, task_type, payload, user_id, beside, priority)
+    VALUES (made, agent, 'capture', jsonb_build_object('session', wanted), head.user_id, wanted, -20);
+    UPDATE runtime.session_heads h
+       SET capture_task = made, capture_tries = h.capture_tries + 1 WHERE h.session_id = wanted;
+END
+$$;
+
+-- As 010 has it, and what a run that looked through a session has looked through, and that a turn wants to be.
+CREATE OR REPLACE FUNCTION runtime.keep_sessions(runs JSONB) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    ended RECORD;
+    made JSONB;
+BEGIN
+    FOR ended IN
+        SELECT run.item -> 'session' AS kept, t.id, t.session_id, t.user_id, t.agent_id
+          FROM jsonb_array_elements(runs) WITH ORDINALITY AS run (item, ordinal)
+         CROSS JOIN LATERAL (
+             SELECT t.id, coalesce(t.session_id, t.beside) AS session_id, t.user_id, t.agent_id FROM runtime.tasks t
+              WHERE t.id = (run.item ->> 'task')::uuid AND t.status = 'completed' LIMIT 1) t
+         WHERE run.item ? 'session' ORDER BY run.ordinal
+    LOOP
+        IF ended.kept ? 'work' THEN
+            UPDATE runtime.session_heads h SET work = ended.kept -> 'work' WHERE h.session_id = ended.session_id;
+        END IF;
+        made := ended.kept -> 'summary';
+        -- Only what follows the latest: another may have been made while this one was.
+        IF made IS NOT NULL AND coalesce((SELECT max(y.covers) FROM runtime.session_summaries y
+                                           WHERE y.session_id = ended.session_id AND y.user_id = ended.user_id), 0) = (made ->> 'after')::bigint THEN
+            INSERT INTO runtime.session_summaries (session_id, covers, user_id, task_id, summary)
+            VALUES (ended.session_id, (made ->> 'covers')::bigint, ended.user_id, ended.id, made ->> 'text');
+            UPDATE runtime.session_heads h SET summary_tries = 0, summary_turns = 0
+             WHERE h.session_id = ended.session_id;
+        END IF;
+        IF ended.kept ? 'captured' THEN
+            UPDATE runtime.session_heads h
+               SET captured = greatest(h.captured, (ended.kept #>> '{captured,covers}')::bigint), capture_tries = 0
+             WHERE h.session_id = ended.session_id;
+            PERFORM runtime.want_capture(ended.session_id, ended.agent_id, FALSE);
+        ELSIF ended.kept ? 'capture' THEN
+            PERFORM runtime.want_capture(ended.session_id, ended.agent_id, TRUE);
+        END IF;
+        IF ended.kept ? 'summarize' THEN
+            PERFORM runtime.want_summary(ended.session_id, ended.agent_id);
+        END IF;
+    END LOOP;
 END
 $$;
 

@@ -15,6 +15,8 @@ from cirkelline.tools.remembering import Heard, UserMemories
 
 _NEAR: Final = 6
 """Memories shown for each message that is looked through."""
+_LEAST: Final = 0.2
+"""The cosine of the least near of them: a message is longer than a fact, so even what it denies is not very near."""
 _SAYS_LITTLE: Final = 6
 """Words of an input below which what was said before it is looked at too: `and how much?` names nothing."""
 
@@ -42,7 +44,7 @@ async def recalled(
 async def _near(remembered: UserMemories, past: Past) -> str | None:
     """Return what stands near what is looked through, so that a model can say what it replaces; it is not used by that."""
     said = [each.content for each in past.messages if each.role == "user"]
-    found = [near for text in said for near in await remembered.near(text, amount=_NEAR)]
+    found = [near for text in said for near in await remembered.near(text, amount=_NEAR, least=_LEAST)]
     named = {each.id: each for each in found}
     return memory.entries((each.id, each.memory, each.since) for each in named.values()) or None
 

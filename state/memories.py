@@ -142,13 +142,14 @@ async def recall(
 
 NEAR: Final = """
 SELECT n.id, n.memory, n.since, n.similarity, n.same, n.replaced
-  FROM runtime.near_memories(%(text)s::text, %(embedding)s::real[], %(embedder)s::text, %(amount)s::integer) n
+  FROM runtime.near_memories(%(text)s::text, %(embedding)s::real[], %(embedder)s::text, %(amount)s::integer,
+                             %(least)s::float8) n
 """
 
 
-async def near(door: Tenant, text: str, meaning: Meaning | None, *, amount: int = 5) -> list[Near]:
-    """Return what stands near a text among the user's memories, nearest first."""
-    parameters = {"text": text, **_numbers(meaning), "amount": amount}
+async def near(door: Tenant, text: str, meaning: Meaning | None, *, amount: int = 5, least: float = 0.4) -> list[Near]:
+    """Return what stands near a text among the user's memories, with a cosine over `least`, nearest first."""
+    parameters = {"text": text, **_numbers(meaning), "amount": amount, "least": least}
     async with door.conn.cursor(row_factory=class_row(Near)) as cursor:
         await cursor.execute(NEAR, parameters)
         return await cursor.fetchall()
@@ -219,12 +220,12 @@ async def supersede(door: Tenant, ids: Sequence[int], by: int) -> None:
     await door.conn.execute(SUPERSEDE, {"ids": list(ids), "by": by})
 
 
-THERE: Final = "SELECT m.id FROM ai.agno_memories m WHERE m.id = ANY (%(ids)s::integer[]) ORDER BY m.id"
+THERE: Final = "SELECT m.id, m.memory FROM ai.agno_memories m WHERE m.id = ANY (%(ids)s::integer[]) ORDER BY m.id"
 
 
-async def there(door: Tenant, ids: Sequence[int]) -> list[int]:
-    """Return those of these that are memories of this user."""
-    return [int(row[0]) for row in await (await door.conn.execute(THERE, {"ids": list(ids)})).fetchall()]
+async def there(door: Tenant, ids: Sequence[int]) -> dict[int, str]:
+    """Return those of these that are memories of this user, with their texts."""
+    return {int(row[0]): str(row[1]) for row in await (await door.conn.execute(THERE, {"ids": list(ids)})).fetchall()}
 
 
 ARCHIVE: Final = """

@@ -23,7 +23,8 @@ KEEP_FACTS: Final = "keep_facts"
 """The name of the one tool of a run that looks for facts; no author needs it."""
 
 LONGEST_FACT: Final = 200
-_SHORTEST_QUOTE: Final = 6
+_SENTENCE_ENDS: Final = ".!?\n"
+_CLAUSE_ENDS: Final = ".!?\n,;:"
 _LONGEST_QUOTE: Final = 400
 _PASTED: Final = 1_500
 """Characters of a message from which on it is taken for a text that was pasted."""
@@ -123,31 +124,37 @@ async def _kept(ctx: ToolContext, fact: Fact) -> str:
 
 def gate(fact: Fact, heard: Sequence[Heard]) -> Heard:
     """Return the message in which the user says a fact. Raises: NotKept."""
-    message = next((each for each in heard if _flat(fact.quote) in _flat(each.content)), None)
-    quote = fact.quote.strip()
-    if message is None or len(quote) < _SHORTEST_QUOTE:
+    words = re.findall(r"\w+", fact.quote)
+    quote = re.compile(r"\W+".join(map(re.escape, words)), re.IGNORECASE)
+    found = [(each, match) for each in heard if (match := quote.search(each.content))] if len(words) > 1 else []
+    if not found:
         raise NotKept("its quote is not in a message of the user's")
-    sentence = _sentence(quote, message.content)
+    message, match = found[-1]
+    clause, sentence = (_around(message.content, match, ends) for ends in (_CLAUSE_ENDS, _SENTENCE_ENDS))
     if secret := confidential.secret_in(f"{fact.fact}\n{sentence}"):
         raise NotKept(f"it holds {secret}")
-    for why, wrong in _faults(fact.fact, quote, sentence, message.content):
+    for why, wrong in _faults(fact.fact, clause, sentence, message.content):
         if wrong:
             raise NotKept(why)
     return message
 
 
-def _faults(fact: str, quote: str, sentence: str, content: str) -> Iterable[tuple[str, bool]]:
-    yield (
-        "it is a question or a request",
-        bool(sentence.endswith("?") or _REQUEST.search(sentence) or _REQUEST.search(quote)),
-    )
+def _around(content: str, match: re.Match[str], ends: str) -> str:
+    """Return the part of a text between two of these marks in which a match stands, with the mark that ends it."""
+    begin = max(content.rfind(end, 0, match.start()) for end in ends) + 1
+    after = [place for end in ends if (place := content.find(end, match.end())) >= 0]
+    return content[begin : min(after, default=len(content)) + 1].strip()
+
+
+def _faults(fact: str, clause: str, sentence: str, content: str) -> Iterable[tuple[str, bool]]:
+    yield "it is a question or a request", clause.endswith("?") or bool(_REQUEST.search(clause))
     yield "it is about this conversation", bool(_ABOUT_THE_TALK.search(fact))
     yield "it is not said of the user", not _SELF.search(sentence)
     yield (
         "it is from a text that was pasted",
-        len(content) > _PASTED or bool(_CODE.search(quote)) or _is_quoted(quote, content),
+        len(content) > _PASTED or bool(_CODE.search(content)) or _is_quoted(clause, content),
     )
-    yield "it holds for a short time only", bool(_PASSING.search(fact) or _PASSING.search(quote))
+    yield "it holds for a short time only", bool(_PASSING.search(fact) or _PASSING.search(clause))
     yield "it is not meant as a fact", bool(_UNREAL.search(sentence) or _UNREAL.search(content[:200]))
     yield "it says something else than its quote", not _covered(fact, content)
 
@@ -159,17 +166,6 @@ def may_tell(said: str) -> bool:
 
 def _flat(text: str) -> str:
     return re.sub(r"\W+", " ", text.lower()).strip()
-
-
-def _sentence(quote: str, content: str) -> str:
-    """Return the sentences of a message in which a quote stands: what it asks is seen at its end."""
-    sentences = re.split(r"(?<=[.!?])\s+|\n+", content.strip())
-    holding = [
-        each.strip()
-        for each in sentences
-        if _flat(each) and (_flat(each) in _flat(quote) or _flat(quote) in _flat(each))
-    ]
-    return " ".join(holding) or quote
 
 
 def _is_quoted(quote: str, content: str) -> bool:

@@ -107,12 +107,12 @@ class UserMemories:
         async with tenant(self.db, self.user_id) as door:
             return await memories.recall(door, text, meaning, amount=limit, budget=budget, at=at or datetime.now(UTC))
 
-    async def near(self, text: str, *, amount: int) -> list[Near]:
+    async def near(self, text: str, *, amount: int, least: float) -> list[Near]:
         """Return what stands near a text, nearest first, without a note that it was used."""
         clean = jsonb.clean_text(text)[:_LONGEST_QUESTION]
         meaning = await self.meaning(clean, query=True)
         async with tenant(self.db, self.user_id) as door:
-            return await memories.near(door, clean, meaning, amount=amount)
+            return await memories.near(door, clean, meaning, amount=amount, least=least)
 
     async def remember(
         self,

@@ -20,6 +20,7 @@ LAZY: Final = {
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
     "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations."),
     "knowledge": Lazy(_COMMANDS + "knowledge", "Give documents to agents, and search them."),
+    "memories": Lazy(_COMMANDS + "memories", "See what is remembered of a user, and change it."),
     "users": Lazy(_COMMANDS + "users", "See who there is, let them log in, and whose rows are whose."),
     "usage": Lazy(_COMMANDS + "usage", "See what model calls, tokens and money were spent, and by whom."),
     "workers": Lazy(_COMMANDS + "workers", "See which workers are alive."),
@@ -29,7 +30,10 @@ LAZY: Final = {
 }
 SECTIONS: Final = (
     ("Run", ("up", "chat")),
-    ("Look and steer", ("agents", "tasks", "workflows", "states", "sessions", "knowledge", "users", "usage", "workers")),
+    (
+        "Look and steer",
+        ("agents", "tasks", "workflows", "states", "sessions", "knowledge", "memories", "users", "usage", "workers"),
+    ),
     ("This installation", ("models", "db", "doctor")),
 )
 

@@ -267,9 +267,9 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode 
       FROM touched t JOIN chosen c ON c.id = t.id ORDER BY c.score DESC, c.id DESC
 $$;
 
--- What stands near a text among the tenant's memories that are in force, nearest first: `same` says the same, and `replaced`
+-- What stands near a text among the tenant's memories that are in force, with a cosine over `above`, nearest first: `same` says the same, and `replaced`
 -- is one whose place the text takes, as far as a rule can tell.
-CREATE OR REPLACE FUNCTION runtime.near_memories(said TEXT, meaning REAL[], meant_by TEXT, amount INTEGER)
+CREATE OR REPLACE FUNCTION runtime.near_memories(said TEXT, meaning REAL[], meant_by TEXT, amount INTEGER, above FLOAT8)
 RETURNS TABLE (id INTEGER, memory TEXT, since TIMESTAMPTZ, similarity FLOAT8, same BOOLEAN, replaced BOOLEAN)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$
     WITH asked AS MATERIALIZED (
@@ -286,7 +286,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = 
                coalesce(n.lasting AND a.lasting
                    AND runtime.memory_replaces(n.similarity, n.opening, a.opening, n.stems, a.stems), FALSE) AS replaced
           FROM mine n, asked a
-         WHERE n.equal OR n.similarity > 0.4
+         WHERE n.equal OR n.similarity > above
             OR n.similarity IS NULL AND runtime.memories_alike(n.opening, a.opening, n.stems, a.stems)
     )
     SELECT n.id, m.memory, n.valid_from, n.similarity, n.same, n.replaced AND NOT n.same

@@ -50,6 +50,8 @@ workflows run|list|show
 states list|show|diff|rollback
 workers list
 sessions list|show
+knowledge search
+memories list|search|add|forget|undo|why|capture
 users add|list|login|profile|adopt
 models list|pull
 db url|status|migrate|adopt|stop

@@ -183,20 +183,18 @@ async def keep(door: Tenant, new: NewMemory, *, replaces: Sequence[int] = ()) ->
     await memories.lock(door)
     near = await memories.near(door, new.memory, new.meaning)
     same = next((each for each in near if each.same), None)
-    told = (
-        [each for each in await memories.there(door, replaces) if same is None or each != same.id] if replaces else []
-    )
-    if same is not None:
+    told = await memories.there(door, replaces) if replaces else {}
+    if same is None:
+        written = await memories.add(door, new)
+    else:
         await memories.touch(door, same.id)
         written = same.id
-    else:
-        written = await memories.add(door, new)
-    named = [each for each in near if each.id in told]
-    await memories.archive(door, told, Reason.SUPERSEDED, by=written)
-    by_rule = [each for each in near if each.replaced and each not in named] if same is None else []
+        told.pop(same.id, None)
+    await memories.archive(door, list(told), Reason.SUPERSEDED, by=written)
+    by_rule = [each for each in near if each.replaced and each.id not in told] if same is None else []
     await memories.supersede(door, [each.id for each in by_rule], written)
-    left = [each for each in near if each not in named and each not in by_rule and each is not same]
-    replaced = [each.memory for each in (*named, *by_rule)]
+    left = [each for each in near if each.id not in told and each not in by_rule and each is not same]
+    replaced = [*told.values(), *(each.memory for each in by_rule)]
     return Kept(written, same.memory if same else new.memory, known=same is not None, replaced=replaced, near=left)
 
 

@@ -5,7 +5,7 @@ People with dated memories, facts that were replaced, and questions that share w
 that is out of date is among the first five of any question (`stale`), the tokens that go into the prompt, and for ours the
 milliseconds. Ours is the product's own recall through PostgreSQL, of memories that were written without superseding
 (`ours`), by the rule alone (`rule`), and with scripted decisions about what stands near (`decided`); `lost` counts facts
-that are true and are not recalled any more because of that. `--model local` adds decisions of the embedded model.
+that are true and are not recalled any more because of that, `server_ms` is processor time of PostgreSQL for one recall.
 
 The others: all in the prompt and the last ten (agno), plain vectors, vectors and BM25 by equal reciprocal ranks.
 """
@@ -35,16 +35,19 @@ import structlog
 from journal_kills import workplace
 from memory_set import NOW, Person, Question, people, stems
 from numpy.typing import NDArray
+from processors import client_and_server
 from workplace import Workplace
 
 from cirkelline.state import memories, users
 from cirkelline.state.memories import Meaning, NewMemory, Origin
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.embedding import Embedder, EmbedderPool
+from cirkelline.tools.remembering import keep
 
 BUDGET = 150
 LABEL = "minilm:all-MiniLM-L6-v2-int8"
 Numbers = NDArray[np.float32]
+Decide = Callable[["Scene", int, Sequence[int]], list[int]]
 Rank = Callable[["Scene", Question], Sequence[int]]
 
 
@@ -118,7 +121,7 @@ def peers() -> dict[str, Rank]:
         weight = {stem: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5)) for stem, n in holding.items()}
         asked = stems(question.text)
         scores = np.array([sum(weight[stem] for stem in asked & each) for each in texts])
-        return [int(each) for each in np.argsort(-scores, kind="stable")]
+        return [int(each) for each in np.argsort(-scores, kind="stable") if scores[each] > 0]
 
     def fused(scene: Scene, question: Question) -> list[int]:
         scores: Counter[int] = Counter()
@@ -130,21 +133,53 @@ def peers() -> dict[str, Rank]:
     return {"all in the prompt": everything, "last 10": last, "vector": vector, "vector + BM25 by ranks": fused}
 
 
-async def write(place: Workplace, scene: Scene, number: int) -> None:
-    """Write a person's memories as they are, none of them superseding another."""
+async def write(place: Workplace, scene: Scene, name: str, decide: Decide | None = None) -> None:
+    """Write a person's memories in their order: as they are, or each with a decision about what it replaces."""
     async with place.db.connection() as conn:
-        scene.user = (await users.ensure(conn, f"person{number}")).id
+        scene.user = (await users.ensure(conn, name)).id
+    scene.ids = []
     async with tenant(place.db, scene.user) as door:
-        for each, numbers in zip(scene.person.memories, scene.embeddings, strict=True):
-            meaning = Meaning([float(value) for value in numbers], LABEL)
-            wanted = await memories.add(door, NewMemory(memory=each.text, origin=Origin.ADDED, meaning=meaning))
-            scene.ids.append(wanted)
+        for at, (each, numbers) in enumerate(zip(scene.person.memories, scene.embeddings, strict=True)):
+            new = NewMemory(
+                memory=each.text,
+                origin=Origin.ADDED,
+                meaning=Meaning([float(value) for value in numbers], LABEL),
+            )
+            if decide is None:
+                scene.ids.append(await memories.add(door, new))
+            else:
+                near = [found.id for found in await memories.near(door, new.memory, new.meaning, amount=5, least=0.2)]
+                scene.ids.append((await keep(door, new, replaces=decide(scene, at, near))).id)
         dates = [each.at for each in scene.person.memories]
         await door.conn.execute(
             "UPDATE ai.memory_index i SET valid_from = g.at FROM unnest(%s::integer[], %s::timestamptz[]) AS g (id, at)"
             " WHERE i.id = g.id",
             [scene.ids, dates],
         )
+
+
+def by_rule(_scene: Scene, _at: int, _near: Sequence[int]) -> list[int]:
+    """No model is at hand: nothing is said about what stands near."""
+    return []
+
+
+def scripted(scene: Scene, at: int, near: Sequence[int]) -> list[int]:
+    """Decide as a model would that is never wrong about the few that it is shown: those stale by this one are replaced."""
+    places = {found: place for place, found in enumerate(scene.ids)}
+    fact = scene.person.memories[at].fact
+    return [found for found in near if fact is not None and scene.person.memories[places[found]].fact == fact]
+
+
+async def lost(place: Workplace, scenes: Sequence[Scene]) -> int:
+    """How many memories that are true are not recalled any more: archived, or held to be replaced."""
+    gone = 0
+    for scene in scenes:
+        assert scene.user is not None
+        async with tenant(place.db, scene.user) as door:
+            there = {each.id for each in await memories.find(door, limit=None) if each.superseded_by is None}
+        true = {id for id, each in zip(scene.ids, scene.person.memories, strict=True) if not each.stale}
+        gone += len(true - there)
+    return gone
 
 
 async def ours(place: Workplace, scenes: Sequence[Scene], *, amount: int = 10) -> Figures:
@@ -163,6 +198,31 @@ async def ours(place: Workplace, scenes: Sequence[Scene], *, amount: int = 10) -
             figures.add(scene, question, chosen)
             figures.tokens.append(sum(scene.tokens[each] for each in chosen))
     return figures
+
+
+async def server_ms(place: Workplace, scenes: Sequence[Scene], *, asked: int = 100) -> float | None:
+    """Processor milliseconds of the server for one recall."""
+    scene = scenes[0]
+    assert scene.user is not None
+    before = await client_and_server(place)
+    for number in range(asked):
+        question = scene.person.questions[number % len(scene.person.questions)]
+        meaning = Meaning([float(value) for value in scene.asked[question.text]], LABEL)
+        async with tenant(place.db, scene.user) as door:
+            await memories.recall(door, question.text, meaning, amount=8, budget=BUDGET, at=NOW)
+    after = await client_and_server(place)
+    if before[1] is None or after[1] is None:
+        return None
+    return round((after[1] - before[1]) / asked, 2)
+
+
+async def at_a_thousand(place: Workplace, scenes: Sequence[Scene]) -> float | None:
+    """The same for somebody with a thousand memories: those of four people."""
+    many = Scene(Person(), np.concatenate([each.embeddings for each in scenes[:4]])[:1000], scenes[0].asked)
+    many.person.memories = [each for scene in scenes[:4] for each in scene.person.memories][:1000]
+    many.person.questions = scenes[0].person.questions
+    await write(place, many, "a thousand")
+    return await server_ms(place, [many])
 
 
 async def scenes_of(embedder: Embedder, amount: int) -> list[Scene]:
@@ -187,9 +247,17 @@ async def measure(amount: int) -> None:
                     shown = found if way.startswith("all") else found[:10]
                     figures.tokens.append(sum(scene.tokens[each] for each in shown))
             print(figures.line(way), flush=True)
-        for number, scene in enumerate(scenes):
-            await write(place, scene, number)
-        print((await ours(place, scenes)).line("ours"), flush=True)
+        ways: dict[str, Decide | None] = {"ours": None, "ours, rule": by_rule, "ours, decided": scripted}
+        for way, decide in ways.items():
+            for number, scene in enumerate(scenes):
+                await write(place, scene, f"{way} {number}", decide)
+            async with place.db.connection() as conn:
+                await conn.execute("ANALYZE ai.memory_index")
+            figures = await ours(place, scenes)
+            server = await server_ms(place, scenes)
+            more = {"lost": await lost(place, scenes), "server_ms": server}
+            print(figures.line(way, **more), flush=True)
+        print(json.dumps({"way": "ours, 1,000 memories", "server_ms": await at_a_thousand(place, scenes)}), flush=True)
 
 
 def main() -> None:

@@ -208,6 +208,20 @@ async def test_without_an_embedder_a_memory_is_kept_and_found_by_its_words(place
     assert [each.memory for each in await broken.recall("sailing", limit=1, budget=5)] == ["Owns a sailing boat"]
 
 
+async def test_a_worker_embeds_what_other_programs_wrote_and_what_another_embedder_had(place: Workplace) -> None:
+    await place.agent("keeper", [DONE])
+    _, user = await place.session("keeper")
+    insert = "INSERT INTO ai.agno_memories (memory_id, user_id, memory) VALUES (gen_random_uuid(), %s, %s)"
+    for text in ("Owns a sailing boat", "", " "):
+        await place.execute(insert, str(user), text)
+    await told(place, user, "Likes green tea")
+    await place.execute("UPDATE ai.memory_index SET embedder = 'another:one' WHERE embedder IS NOT NULL")
+    async with place.working(embedders=Bags()):
+        await place.becomes(4, "SELECT count(*) FROM ai.memory_index WHERE embedder = %s", LABEL)
+    found = await UserMemories(place.db, Bags(), user).recall("Owns a sailing boat", limit=1, budget=6)
+    assert [(each.memory, round(each.similarity or 0, 2)) for each in found] == [("Owns a sailing boat", 1.0)]
+
+
 # Capture -----------------------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,10 @@ async def keep_up(db: Database, embedders: Embedders) -> None:
         except QueryError as error:
             log.warning("memory.upkeep_failed", error=first_line(error))
         except Exception as error:  # noqa: BLE001 - an embedder may fail in any way, and the worker goes on without it
-            log.warning("memory.embedding_failed", error=first_line(error) if isinstance(error, CirkellineError) else repr(error))
+            log.warning(
+                "memory.embedding_failed",
+                error=first_line(error) if isinstance(error, CirkellineError) else repr(error),
+            )
             pause = _BACK_OFF
         await asyncio.sleep(pause)
 

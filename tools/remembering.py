@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -58,6 +58,14 @@ class Heard:
     content: str
 
 
+class Ask(Protocol):
+    """Asks a model, by its label, a question that it answers through a tool's arguments."""
+
+    async def __call__(self, model: str, instructions: str, question: str, tool: Any, /) -> dict[str, Any]:
+        """Return the arguments, validated. Raises: CirkellineError."""
+        ...
+
+
 class Memories(Protocol):
     """What `ctx.memories` offers; a test of a tool gives its own."""
 
@@ -97,6 +105,7 @@ class UserMemories:
     task_id: UUID | None = None
     session_id: UUID | None = None
     heard: Sequence[Heard] = ()
+    ask: Ask | None = None
 
     async def recall(
         self, question: str, *, limit: int = 8, budget: int = 1_000, at: datetime | None = None

@@ -80,7 +80,8 @@ $$;
 CREATE OR REPLACE FUNCTION runtime.memory_lasts(said TEXT) RETURNS BOOLEAN
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT NOT coalesce(
-        p.text ~* '\m(was|were|(19|20)[0-9][0-9]|yesterday|last (week|month|year|night|summer|winter|spring|autumn|fall))\M'
+        p.text ~* '^\W*(an?|some|several|many|two|three|four)\M'
+        OR p.text ~* '\m(was|were|(19|20)[0-9][0-9]|yesterday|last (week|month|year|night|summer|winter|spring|autumn|fall))\M'
         OR p.text ~* ('^\W*(\S+ ){0,2}(\w+ed|had|did|went|got|bought|met|gave|made|saw|took|came|told|thought|found|sold|lost'
                    || '|won|broke|wrote|spoke|left|began|became|flew|drove|ate|drank|ran|taught|caught|felt|heard|held|kept'
                    || '|knew|paid|sent|spent|stood|wore)\M')
@@ -337,6 +338,32 @@ BEGIN
         restored := restored + 1;
     END LOOP;
     RETURN restored;
+END
+$$;
+
+-- Give a memory other topics in a run, and keep how it was; what the run has made itself needs no keeping.
+CREATE OR REPLACE FUNCTION runtime.file_memory(wanted INTEGER, filed JSONB, run TEXT) RETURNS INTEGER
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO ai.agno_memories_archive (original_memory_id, user_id, memory, topics, input, created_at, archived_at,
+                                          optimization_run_id, original, trace, reason)
+    SELECT m.memory_id::text, m.user_id, to_jsonb(m.memory), m.topics, m.input, m.created_at, now() AT TIME ZONE 'UTC', run,
+           to_jsonb(m), to_jsonb(i), 'changed'
+      FROM ai.agno_memories m JOIN ai.memory_index i ON i.id = m.id
+     WHERE m.id = wanted AND NOT (i.origin = 'merged' AND i.task_id::text = run);
+    UPDATE ai.agno_memories m SET topics = filed WHERE m.id = wanted;
+    RETURN (SELECT count(*) FROM ai.agno_memories m WHERE m.id = wanted);
+END
+$$;
+
+-- Take back all that a run did: what it made goes, what it moved or changed is as it was. Returns how many came back.
+CREATE OR REPLACE FUNCTION runtime.undo_optimization(run TEXT) RETURNS INTEGER
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM ai.agno_memories m USING ai.memory_index i
+     WHERE i.id = m.id AND i.origin = 'merged' AND i.task_id::text = run;
+    RETURN runtime.restore_memories(ARRAY(
+        SELECT a.id FROM ai.agno_memories_archive a WHERE a.optimization_run_id = run AND a.original IS NOT NULL));
 END
 $$;
 

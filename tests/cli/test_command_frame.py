@@ -51,7 +51,7 @@ states list|show|diff|rollback
 workers list
 sessions list|show
 knowledge search
-memories list|search|add|forget|undo|why|capture
+memories list|search|add|forget|undo|optimize|why|capture
 users add|list|login|profile|adopt
 models list|pull
 db url|status|migrate|adopt|stop

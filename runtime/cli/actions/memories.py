@@ -11,8 +11,9 @@ from uuid import UUID
 
 from cirkelline.configs import scalars
 from cirkelline.runtime.cli import display, opening
+from cirkelline.runtime.cli.actions import workflows
 from cirkelline.runtime.cli.answers import Answer, Cell, Facts, Mark, Table, Text
-from cirkelline.state import memories, sessions, users
+from cirkelline.state import memories, optimizing, sessions, users
 from cirkelline.state.connection import Database
 from cirkelline.state.memories import Memory, Origin, Reason
 from cirkelline.state.sessions import Message
@@ -163,6 +164,10 @@ async def undo(reference: str, user: str | None) -> Answer:
             raise UserNotFound(f"nothing is remembered of user {opening.settings().user}, who has never been here")
         async with tenant(person.db, person.id) as door:
             await memories.lock(door)
+            count = await optimizing.undo(door, reference)
+            if count is not None:
+                said = f"{display.count(count, 'memory', 'memories')} as before run {display.line(reference, 40)}"
+                return Answer({"run": reference, "restored": count}, [Text(said)])
             restored = await memories.restore(door, reference)
             found = await memories.get(door, str(restored))
     return Answer(
@@ -240,3 +245,12 @@ async def capture(choice: str | None, user: str | None) -> Answer:
         agreed
     ]
     return Answer({"user": name, "capture": agreed}, [Text(f"capture for user {name} is {said}")])
+
+
+async def optimize(user: str | None, model: str | None, *, wait_for_it: bool, patience: float | None) -> Answer:
+    """Put a run of memory_optimization in line for a user."""
+    given = {"model": model} if model else {}
+    name = user or opening.settings().user
+    return await workflows.run(
+        "memory_optimization", given, user=name, folder=None, wait_for_it=wait_for_it, patience=patience
+    )

@@ -8,7 +8,7 @@ import click
 
 from cirkelline.runtime.cli.answers import Work
 from cirkelline.runtime.cli.frame import Group
-from cirkelline.runtime.cli.parameters import ANY_TEXT, LIMIT, NAME, Name
+from cirkelline.runtime.cli.parameters import ANY_TEXT, DURATION, LIMIT, NAME, Name
 
 _TOPIC: Final = Name(60)
 _user: Final = click.option("--user", type=NAME, help="Whose; by default $CIRKELLINE_USER, or the system's user.")
@@ -87,6 +87,24 @@ def undo(what: str, user: str | None) -> Work:
     from cirkelline.runtime.cli.actions import memories
 
     return memories.undo(what, user)
+
+
+@command.add("optimize", example="cirkelline memories optimize --wait")
+@_user
+@click.option("--model", type=NAME, help="The model that decides; without one only exact restatements are merged.")
+@click.option("--wait", "wait_for_it", is_flag=True, help="Wait for the end, and show what was done.")
+@click.option("--timeout", type=DURATION, help="How long to wait at most, such as 30s or 5m.")
+def optimize(user: str | None, model: str | None, wait_for_it: bool, timeout: float | None) -> Work:
+    """Go through what is remembered of a user for what is said twice, or is not true any more.
+
+    A run of the workflow memory_optimization, which a worker does (`cirkelline up`). What it merges or deletes goes into the
+    archive, and `memories undo RUN` takes all of it back.
+    """
+    if timeout is not None and not wait_for_it:
+        raise click.UsageError("--timeout goes with --wait", click.get_current_context())
+    from cirkelline.runtime.cli.actions import memories
+
+    return memories.optimize(user, model, wait_for_it=wait_for_it, patience=timeout)
 
 
 @command.add("why", example="cirkelline memories why 12")

@@ -101,7 +101,9 @@ class Verdict:
 
 
 @workflow(wall="6h")
-async def memory_optimization(run: WorkflowRun, model: str | None = None) -> dict[str, Any]:
+async def memory_optimization(  # noqa: D417 (nobody gives run)
+    run: WorkflowRun, model: str | None = None
+) -> dict[str, Any]:
     """Go through what is remembered of a user for what is said twice or not true any more.
 
     Args:
@@ -155,7 +157,7 @@ def restatements(found: Found) -> list[Verdict]:
 
 def batches(found: Found, decided: Iterable[Verdict]) -> list[list[list[Listed]]]:
     """Return what stands near each other and has not been decided, some groups at a time; what stands alone is kept."""
-    taken = {id for verdict in decided for id in verdict.ids}
+    taken = {each for verdict in decided for each in verdict.ids}
     groups = [group for group in _groups(found, lambda _: True) if not taken & {each.id for each in group}]
     made: list[list[list[Listed]]] = []
     for group in groups:
@@ -169,15 +171,15 @@ def batches(found: Found, decided: Iterable[Verdict]) -> list[list[list[Listed]]
 def _groups(found: Found, wanted: Any) -> list[list[Listed]]:
     """Return the memories that are connected by pairs, the nearest first, in groups that a model can look through."""
     by_id = {each.id: each for each in found.memories}
-    group_of = {id: {id} for id in by_id}
+    group_of = {each: {each} for each in by_id}
     for pair in sorted(found.pairs, key=lambda pair: -pair.similarity):
         one, other = group_of[pair.one], group_of[pair.other]
         if one is not other and wanted(pair) and len(one) + len(other) <= _LARGEST:
             one |= other
-            for id in other:
-                group_of[id] = one
+            for each in other:
+                group_of[each] = one
     groups = {min(ids): ids for ids in group_of.values() if len(ids) > 1}
-    return [[by_id[id] for id in sorted(ids)] for _, ids in sorted(groups.items())]
+    return [[by_id[each] for each in sorted(ids)] for _, ids in sorted(groups.items())]
 
 
 def _latest(group: Sequence[Listed]) -> Listed:
@@ -208,7 +210,7 @@ def admitted(groups: Sequence[Sequence[Listed]], deletes: Sequence[Delete], merg
     taken: set[int] = set()
     for merge in merges:
         ids = sorted(set(merge.ids))
-        there = [place[id] for id in ids if id in place and id not in taken]
+        there = [place[each] for each in ids if each in place and each not in taken]
         if len(there) == len(ids) > 1 and len({number for number, _ in there}) == 1 and _says_all(merge.memory, there):
             verdicts.append(Verdict(ids, memory=merge.memory))
             taken |= set(ids)
@@ -316,7 +318,8 @@ def one_name(topics: Iterable[str]) -> Mapping[str, str]:
 
 
 def _form(topic: str) -> str:
-    words = re.findall(r"\w+", topic.lower())
-    return " ".join(
-        word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word for word in words
-    )  # noqa: PLR2004
+    return " ".join(map(_singular, re.findall(r"\w+", topic.lower())))
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) >= _SAYS_SOMETHING else word

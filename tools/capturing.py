@@ -40,7 +40,7 @@ _SELF: Final = re.compile(
     re.IGNORECASE,
 )
 _REQUEST: Final = re.compile(
-    r"^\W*(please|can you|could you|would you|will you|can i|could i|may i|help me|tell me|show me|give me|explain|write"
+    r"^\W*(?:(?:so|and|but|also|then|ok|okay|hi|hello|thanks)\W+)*(please|can you|could you|would you|will you|can i|could i|may i|help me|tell me|show me|give me|explain|write"
     r"|make|find|search|look up|list|summari[sz]e|translate|fix|how (do|can|should|would)|what|why|when|where|who|which"
     r"|i (want|need|would like|'d like|am trying|was wondering|wonder)( you)? to (know|see|find|understand|learn about|ask"
     r"|write|make|get|fix|build|create|draft|compare|calculate|check)|i'm trying to|i am trying to|let's|remind me)\b",
@@ -58,9 +58,15 @@ _PASSING: Final = re.compile(
     r"|aujourd'hui|hoy|mañana|hungry|tired|bored|sleepy|thirsty|in a hurry|running late)\b",
     re.IGNORECASE,
 )
+# What stands behind it is somebody's text to be worked on.
+_GIVEN_TEXT: Final = re.compile(
+    r"^\W*(?:\w+\W+){0,4}?(translat\w+|summari[sz]\w+|rewrit\w+|proofread\w*|paraphras\w+|correct|improve|shorten|check|edit"
+    r"|oversæt|übersetz\w*|tradu\w+)\b[^:\n]{0,80}[:\n]",
+    re.IGNORECASE,
+)
 _UNREAL: Final = re.compile(
     r"\b(if i (were|was|had|lived)|imagine|pretend|suppose|let's say|for example|e\.g\.|hypothetical\w*|role ?play|in the story"
-    r"|my character|just kidding|act as)\b",
+    r"|my character|(an|as an) example|a user (might|may|could|would)|just kidding|act as)\b",
     re.IGNORECASE,
 )
 _CODE: Final = re.compile(
@@ -152,7 +158,9 @@ def _faults(fact: str, clause: str, sentence: str, content: str) -> Iterable[tup
     yield "it is not said of the user", not _SELF.search(sentence)
     yield (
         "it is from a text that was pasted",
-        len(content) > _PASTED or bool(_CODE.search(content)) or _is_quoted(clause, content),
+        len(content) > _PASTED
+        or bool(_CODE.search(content) or _GIVEN_TEXT.search(content))
+        or _is_quoted(clause, content),
     )
     yield "it holds for a short time only", bool(_PASSING.search(fact) or _PASSING.search(clause))
     yield "it is not meant as a fact", bool(_UNREAL.search(sentence) or _UNREAL.search(content[:200]))

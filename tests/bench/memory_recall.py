@@ -76,7 +76,7 @@ class Figures:
     tokens: list[int] = field(default_factory=list[int])
     ms: list[float] = field(default_factory=list[float])
 
-    def add(self, scene: Scene, question: Question, found: Sequence[int]) -> None:
+    def add(self, question: Question, found: Sequence[int]) -> None:
         if question.shares_words:
             self.same.append(question.answer in found[:5])
         else:
@@ -95,6 +95,11 @@ class Figures:
             **more,
         }
         return json.dumps(found)
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 async def embedded(embedder: Embedder, texts: Sequence[str]) -> Numbers:
@@ -177,7 +182,7 @@ async def lost(place: Workplace, scenes: Sequence[Scene]) -> int:
         assert scene.user is not None
         async with tenant(place.db, scene.user) as door:
             there = {each.id for each in await memories.find(door, limit=None) if each.superseded_by is None}
-        true = {id for id, each in zip(scene.ids, scene.person.memories, strict=True) if not each.stale}
+        true = {found for found, each in zip(scene.ids, scene.person.memories, strict=True) if not each.stale}
         gone += len(true - there)
     return gone
 
@@ -195,7 +200,7 @@ async def ours(place: Workplace, scenes: Sequence[Scene], *, amount: int = 10) -
                 found = await memories.recall(door, question.text, meaning, amount=amount, budget=BUDGET, at=NOW)
                 figures.ms.append((time.perf_counter() - began) * 1000)
             chosen = [places[each.id] for each in found]
-            figures.add(scene, question, chosen)
+            figures.add(question, chosen)
             figures.tokens.append(sum(scene.tokens[each] for each in chosen))
     return figures
 
@@ -243,10 +248,10 @@ async def measure(amount: int) -> None:
             for scene in scenes:
                 for question in scene.person.questions:
                     found = list(rank(scene, question))
-                    figures.add(scene, question, found)
+                    figures.add(question, found)
                     shown = found if way.startswith("all") else found[:10]
                     figures.tokens.append(sum(scene.tokens[each] for each in shown))
-            print(figures.line(way), flush=True)
+            say(figures.line(way))
         ways: dict[str, Decide | None] = {"ours": None, "ours, rule": by_rule, "ours, decided": scripted}
         for way, decide in ways.items():
             for number, scene in enumerate(scenes):
@@ -256,8 +261,8 @@ async def measure(amount: int) -> None:
             figures = await ours(place, scenes)
             server = await server_ms(place, scenes)
             more = {"lost": await lost(place, scenes), "server_ms": server}
-            print(figures.line(way, **more), flush=True)
-        print(json.dumps({"way": "ours, 1,000 memories", "server_ms": await at_a_thousand(place, scenes)}), flush=True)
+            say(figures.line(way, **more))
+        say(json.dumps({"way": "ours, 1,000 memories", "server_ms": await at_a_thousand(place, scenes)}))
 
 
 def main() -> None:

@@ -113,22 +113,22 @@ async def test_a_model_decides_within_what_is_near_and_what_it_says_of_anything_
         wrong = [{"id": apart, "because_of": new}, {"id": new, "because_of": old}]
         return ("decide", {"delete": [*wrong, {"id": old, "because_of": new}], "merge": []})
 
-    async with listening(answer) as model:
-        async with place.working(
-            embedders=Bags(), environ={"OPENAI_BASE_URL": f"{model.url}/v1", "OPENAI_API_KEY": "k"}
-        ):
-            done = await output(place, await optimize(place, user, {"model": "openai:m"}))
+    async with (
+        listening(answer) as model,
+        place.working(embedders=Bags(), environ={"OPENAI_BASE_URL": f"{model.url}/v1", "OPENAI_API_KEY": "k"}),
+    ):
+        done = await output(place, await optimize(place, user, {"model": "openai:m"}))
     assert (done["deleted"], done["merged"], done["undecided"]) == (1, 0, 0)
     assert await texts(place, user) == ["Owns a boat", "Works at the new city library"]
 
 
 async def test_a_model_that_decides_nothing_readable_has_kept_everything(place: Workplace, user: UUID) -> None:
     await told(place, user, ("Works at the old city library", []), ("Works at the new city library", []))
-    async with listening(lambda _: "I would rather not.") as model:
-        async with place.working(
-            embedders=Bags(), environ={"OPENAI_BASE_URL": f"{model.url}/v1", "OPENAI_API_KEY": "k"}
-        ):
-            done = await output(place, await optimize(place, user, {"model": "openai:m"}))
+    async with (
+        listening(lambda _: "I would rather not.") as model,
+        place.working(embedders=Bags(), environ={"OPENAI_BASE_URL": f"{model.url}/v1", "OPENAI_API_KEY": "k"}),
+    ):
+        done = await output(place, await optimize(place, user, {"model": "openai:m"}))
     assert (done["archived"], done["undecided"]) == (0, 1)
     assert len(await texts(place, user)) == 2
 
@@ -159,7 +159,7 @@ def test_nothing_is_deleted_for_an_earlier_one_or_for_one_that_goes_itself() -> 
     assert admitted([group], [Delete(id=2, because_of=1)], []) == []
     both = admitted([group], [Delete(id=1, because_of=2), Delete(id=2, because_of=3)], [])
     assert {each.successor for each in both} <= {3, 2}
-    gone = {id for each in both for id in each.ids}
+    gone = {number for each in both for number in each.ids}
     assert not gone & {each.successor for each in both}
 
 

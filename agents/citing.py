@@ -17,16 +17,17 @@ SURE: Final = 999
 """Up to it any number counts; above, only one that was given: `[2024]` is a year until there are that many sources."""
 _WIDEST: Final = 50  # numbers in a range; `[1-1000]` is no citation
 
+_DASH: Final = "[-\u2013\u2014]"
 _N: Final = r"[1-9][0-9]{0,5}"
-_ITEM: Final = rf"{_N}(?:\s{{0,2}}[-–—]\s{{0,2}}{_N})?\??"
+_ITEM: Final = rf"{_N}(?:\s{{0,2}}{_DASH}\s{{0,2}}{_N})?\??"
 _AND: Final = r"\s{0,2}(?:[,;&]|,?\s{1,2}(?:and|og)\s)\s{0,2}"
 _PLACE: Final = (
-    r"[,:]?\s{0,2}(?:pp?|pages?|s|sider?)\b\.?\s{0,2}[0-9]{1,6}(?:\s{0,2}[-–—]\s{0,2}[0-9]{1,6})?|†[^\]】\n]{0,80}"
+    r"[,:]?\s{0,2}(?:pp?|pages?|s|sider?)\b\.?\s{0,2}[0-9]{1,6}(?:\s{0,2}{_DASH}\s{0,2}[0-9]{1,6})?|†[^\]】\n]{0,80}"
 )
 _GROUP: Final = re.compile(
     rf"(?P<open>[\[【]\^?\s{{0,2}})(?P<items>{_ITEM}(?:{_AND}{_ITEM})*)(?P<end>(?:{_PLACE})?\s{{0,2}}[\]】])"
 )
-_RANGE: Final = re.compile(rf"({_N})(?:\s{{0,2}}[-–—]\s{{0,2}}({_N}))?(\??)")
+_RANGE: Final = re.compile(rf"({_N})(?:\s{{0,2}}{_DASH}\s{{0,2}}({_N}))?(\??)")
 
 _LINK: Final = re.compile(r"""\((?:[^\s()]|\([^\s()]*\))*(?:\s+["'][^"'\n]*["'])?\)""")
 _TOKEN: Final = re.compile(r"[\w.$]{1,80}\Z")

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import structlog
 
-from cirkelline.agents.chat_model import ChatMessage, ToolCall, Usage
+from cirkelline.agents.chat_model import ToolCall, Usage
 from cirkelline.agents.hashing import hash_call, hash_conversation
 from cirkelline.agents.steps import Answer, ModelCall, Parked, ToolUse, UseTool
 from cirkelline.configs import errors, wording

@@ -14,14 +14,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
 
 from cirkelline.configs import loading, scalars
+from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.schema import KnowledgeSpec
-from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings, load_settings
 from cirkelline.runtime import accounts, applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied
@@ -37,6 +37,9 @@ from cirkelline.state.workflows import WorkflowRun
 from cirkelline.tools.embedding import EmbedderPool
 from cirkelline.tools.library import Embedders, Found, UserLibrary, Wanted
 from cirkelline.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from cirkelline.runtime.ingest.adding import Added
 
 _FIRST_LOOK: Final = 0.02
 _LONGEST_LOOK: Final = 0.5
@@ -223,6 +226,7 @@ class Runtime:
     agents: Agents
     toolbox: Toolbox = field(repr=False)
     embedders: Embedders = field(repr=False)
+    _environ: Mapping[str, str] = field(repr=False, default_factory=lambda: os.environ)
 
     @classmethod
     @asynccontextmanager
@@ -248,7 +252,7 @@ class Runtime:
                 EmbedderPool(environ) as embedders,
                 _working(opened, toolbox, environ) if worker else contextlib.nullcontext(),
             ):
-                yield cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox, embedders)
+                yield cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox, embedders, environ)
 
     async def user(self, token: str) -> User:
         """Return the user whom a token of `cirkelline users login` stands for; `str(user.id)` is a `user=`.
@@ -292,6 +296,27 @@ class Runtime:
         """
         return await (await self.submit_workflow(name, input, user=user)).output(timeout)
 
+    async def add_knowledge(
+        self,
+        sources: Sequence[Path | str],
+        *,
+        user: str | None = None,
+        shared: bool = False,
+        tags: Sequence[str] = (),
+        sync: bool = False,
+    ) -> Added:
+        """Bring the documents of files, folders and addresses up to date, for a user or with `shared` for everybody.
+
+        `sync` removes those whose files are gone from the folders. Cancelled, the same call goes on. What was refused or
+        failed is in `bad` of what it returns. Raises: UsageError, EmbedderUnavailable, TenantsUnprotected.
+        """
+        from cirkelline.runtime.ingest import adding  # noqa: PLC0415 - a program without documents does without readers
+
+        if (user is None) is not shared:
+            raise UsageError("documents belong to somebody: give add_knowledge either user=… or shared=True")
+        given = [str(source) for source in sources]
+        return await adding.add_for(self.opened, self._environ, given, user=user, tags=tags, sync=sync)
+
     async def search_knowledge(
         self,
         query: str,
@@ -306,9 +331,7 @@ class Runtime:
 
         Raises: UserNotFound, NoSuchDocument; ValueError for a mode or threshold that there is not.
         """
-        spec = KnowledgeSpec.model_validate(
-            {"mode": mode, "threshold": threshold} if threshold is not None else {"mode": mode}
-        )
+        spec = KnowledgeSpec.model_validate({"mode": mode, "threshold": threshold})
         user_id = None
         if user is not None:
             async with self.opened.db.connection() as conn:

@@ -11,12 +11,9 @@ from cirkelline.configs import scalars
 
 def lines(result: object) -> list[str]:
     """Return a stored result's sources as lines for people: what each number stands for, and which stand for nothing."""
-    if not scalars.is_mapping(result):
-        return []
-    cited, unknown = result.get("citations"), result.get("citations_unknown")
+    cited = result.get("citations") if scalars.is_mapping(result) else None
     known = [each for each in cited if scalars.is_mapping(each)] if scalars.is_list(cited) else []
-    invented = [f"[{n}?] was made up: no source has that number" for n in unknown] if scalars.is_list(unknown) else []
-    return [*map(_source, known), *invented]
+    return [*map(_source, known), *(f"[{n}?] was made up: no source has that number" for n in _unknown(result))]
 
 
 def _source(citation: Mapping[str, Any]) -> str:
@@ -27,7 +24,10 @@ def _source(citation: Mapping[str, Any]) -> str:
 
 def marked_as(result: object, output: str) -> str:
     """Return an answer with the marks that the stored result says it got."""
+    unknown = _unknown(result)
+    return citing.check(output, set(citing.cited(output)).difference(unknown)).text if unknown else output
+
+
+def _unknown(result: object) -> list[int]:
     unknown = result.get("citations_unknown") if scalars.is_mapping(result) else None
-    if not scalars.is_list(unknown) or not unknown:
-        return output
-    return citing.check(output, set(citing.cited(output)).difference(unknown)).text
+    return [n for n in unknown if isinstance(n, int)] if scalars.is_list(unknown) else []

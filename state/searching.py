@@ -75,7 +75,7 @@ SEARCH: Final = """
 SELECT chunk_id, document_id, document, source, page, "offset", index, total, heading, text, marked, score, similarity,
        bm25, document_type, tags, uploaded, shared
   FROM runtime.search_knowledge(
-       %(question)s::text, %(embedding)s::real[], %(embedder)s::text, %(limit)s::integer, %(mode)s::text,
+       %(question)s::text, %(embedding)b::float8[], %(embedder)s::text, %(limit)s::integer, %(mode)s::text,
        %(threshold)s::float8, %(tags)s::text[], %(types)s::text[], %(since)s::date, %(until)s::date,
        %(documents)s::integer[])
 """
@@ -106,7 +106,7 @@ async def search(
         mode = Mode.WORDS
     parameters = {
         "question": jsonb.clean_text(text[:LONGEST_QUESTION]),
-        "embedding": None if embedding is None else "{" + ",".join(map(repr, map(float, embedding))) + "}",
+        "embedding": None if embedding is None else [float(number) for number in embedding],
         "embedder": None if embedder is None else jsonb.clean_text(embedder),
         "limit": max(0, min(limit, MOST_HITS)),
         "mode": mode.value,

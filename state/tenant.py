@@ -134,3 +134,16 @@ PROTECT: Final = "SELECT runtime.protect_tenants()"
 async def protect(conn: Conn) -> None:
     """Put the rules of every user-owned table in force, if the role is there or can be made; inside a migration."""
     await conn.execute(PROTECT)
+
+
+HINDERED: Final = """
+SELECT DISTINCT g.rolname FROM runtime.tenant_rules rule JOIN pg_class c ON c.oid = to_regclass(rule.relation)
+ CROSS JOIN LATERAL aclexplode(c.relacl) acl JOIN pg_roles g ON g.oid = acl.grantee
+ WHERE acl.privilege_type = 'INSERT' AND g.rolname <> 'cirkelline_tenant' AND NOT g.rolsuper AND NOT g.rolbypassrls
+   AND NOT pg_has_role(g.oid, c.relowner, 'USAGE') ORDER BY g.rolname
+"""
+
+
+async def hindered(conn: Conn) -> list[str]:
+    """Name the roles that may write protected tables by INSERT, and not by COPY FROM: PostgreSQL refuses it them."""
+    return [str(name) for (name,) in await (await conn.execute(HINDERED)).fetchall()]

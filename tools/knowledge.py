@@ -64,6 +64,7 @@ Kind = Literal["pdf", "markdown", "html", "text", "docx", "csv"]
 async def search_knowledge(  # noqa: D417 (the model does not give ctx)
     ctx: ToolContext,
     query: Query,
+    *,
     tags: Annotated[list[Tag], Field(max_length=20)] | None = None,
     document_type: Kind | None = None,
     since: Day | None = None,
@@ -92,6 +93,8 @@ async def search_knowledge(  # noqa: D417 (the model does not give ctx)
         documents=documents or (),
     )
     found = await _asked(ctx.knowledge.search(query, wanted, limit=limit))
+    if found.words_only:
+        ctx.log.warning("knowledge.words_only", reason=found.words_only)
     note = f"[Only the words were searched for, not their meaning: {found.words_only}]\n" if found.words_only else ""
     if not found.hits:
         return note + _nothing(found, limited=wanted != Wanted())
@@ -196,7 +199,7 @@ def _fitting(passages: Sequence[Any], room: int) -> list[Any]:
     """Return as many of the first passages as have room, and at least one."""
     fitting: list[Any] = []
     for passage in passages:
-        room -= len(_cut(passage.text).encode("utf-8", "replace")) + _LONGEST_NAME
+        room -= len(_body(passage.text).encode("utf-8", "replace")) + _LONGEST_NAME
         if fitting and room < 0:
             break
         fitting.append(passage)
@@ -208,10 +211,7 @@ def _passage(n: int, document: str | None, passage: Hit | StoredChunk, text: str
     place = f"page {passage.page}" if passage.page is not None else ""
     named = ", ".join(part for part in (_line(document) if document else "", place) if part)
     heading = f" ({_line(passage.heading)})" if passage.heading else ""
-    lines = _cut(passage.text if text is None else text).splitlines()
-    return (
-        f"[{n}] {named}{heading}".rstrip() + ":" + "".join(f"\n    {line.rstrip()}" for line in lines if line.strip())
-    )
+    return f"[{n}] {named}{heading}".rstrip() + ":" + _body(passage.text if text is None else text)
 
 
 def _without_overlaps(passages: Sequence[StoredChunk]) -> Iterator[str]:
@@ -266,5 +266,8 @@ def _line(text: str) -> str:
     return plain if len(plain) <= _LONGEST_NAME else plain[: _LONGEST_NAME - 1] + "…"
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + " […]"
+def _body(text: str) -> str:
+    """Return a passage's lines below its own, or the beginning of them."""
+    lines = text[: _LONGEST + 1].splitlines()
+    shown = "".join(f"\n    {line.rstrip()}" for line in lines if line.strip())
+    return shown if max(len(text), len(shown)) <= _LONGEST else shown[:_LONGEST] + " […]"

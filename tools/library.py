@@ -13,8 +13,6 @@ from datetime import date
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
-import structlog
-
 from cirkelline.configs import wording
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.schema import KnowledgeSpec
@@ -33,8 +31,6 @@ NOBODY: Final = UUID(int=0)
 PATIENCE: Final = 15.0
 """Seconds that an embedder has for a query; a model waits for the answer, and words alone find much."""
 _ALL: Final = 10_000  # documents of one user that are looked through for those with all of several tags
-
-log = structlog.get_logger(__name__)
 
 
 class Embedders(Protocol):
@@ -183,7 +179,6 @@ async def embedded(db: Database, embedders: Embedders | None, query: str) -> tup
         reason = f"{label} failed ({type(error).__name__})"
     else:
         return Meaning(vector, label), None
-    log.warning("knowledge.words_only", reason=reason)
     return None, reason
 
 

@@ -113,12 +113,16 @@ def _rendered(block: Block, *, first: bool) -> str:
             return display.safe(block.content.decode("utf-8", "replace")) + "\n"
         case Facts():
             return _facts(block.pairs, rich=rich)
-        case Table(rows=[]):
-            return f"{block.empty}\n"
-        case Table() if on_terminal(sys.stdout) and columns() < _NARROW:
-            return "\n".join(_facts(list(zip(block.columns, row, strict=True)), rich=rich) for row in block.rows)
         case Table():
-            return _rich_table(block) if rich else _plain_table(block)
+            return _table(block, rich=rich)
+
+
+def _table(table: Table, *, rich: bool) -> str:
+    if not table.rows:
+        return f"{table.empty}\n"
+    if on_terminal(sys.stdout) and columns() < _NARROW:
+        return "\n".join(_facts(list(zip(table.columns, row, strict=True)), rich=rich) for row in table.rows)
+    return _rich_table(table) if rich else _plain_table(table)
 
 
 def _facts(pairs: Sequence[tuple[str, Cell]], *, rich: bool) -> str:

@@ -28,7 +28,7 @@ def settings() -> Settings:
 
 
 @asynccontextmanager
-async def database(*, migrate: bool = False) -> AsyncGenerator[composition.Opened]:
+async def database(*, migrate: bool = False, connections: int = _CONNECTIONS) -> AsyncGenerator[composition.Opened]:
     """Open the database of the settings; one that was given is migrated only with `migrate`, ours always.
 
     Raises: NotMigrated, DatabaseUnavailable, MigrationError.
@@ -36,7 +36,7 @@ async def database(*, migrate: bool = False) -> AsyncGenerator[composition.Opene
     chosen = settings()
     given = chosen.database_url is not None
     opening = composition.open_database(
-        chosen, migrate=migrate or not given, connections=_CONNECTIONS, progress=console.note
+        chosen, migrate=migrate or not given, connections=connections, progress=console.note
     )
     async with opening as opened:
         if given and not migrate:

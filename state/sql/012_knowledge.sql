@@ -31,17 +31,23 @@ ALTER TABLE ai.knowledge_chunks ALTER COLUMN embedding SET STORAGE PLAIN;
 CREATE INDEX IF NOT EXISTS knowledge_chunks_owner ON ai.knowledge_chunks (owner);
 CREATE INDEX IF NOT EXISTS knowledge_chunks_document ON ai.knowledge_chunks (document);
 
--- The owner is one of the lexemes: one look into the index finds one user's chunks with a word, and nobody else's.
 CREATE TABLE IF NOT EXISTS ai.knowledge_words (
-    chunk BIGINT PRIMARY KEY,
+    chunk BIGINT PRIMARY KEY,           -- ai.cirkelline_knowledge_vectors.id
     document INTEGER,
     owner TEXT NOT NULL,
     length INTEGER NOT NULL,            -- words of the chunk, stop words left out
     words TSVECTOR NOT NULL
 ) WITH (toast_tuple_target = 8160);     -- stays in its row, as it is, up to a whole page
 CREATE INDEX IF NOT EXISTS knowledge_words_owner ON ai.knowledge_words (owner) INCLUDE (length);
-CREATE INDEX IF NOT EXISTS knowledge_words_words ON ai.knowledge_words USING gin (words)
-    WITH (gin_pending_list_limit = 256);
+
+-- A word of one owner as one number: the index leads to that owner's chunks with the word and to nobody else's, however
+-- many there are. An index on the words alone reads everybody's. Dear, so that no plan works it out row by row.
+CREATE OR REPLACE FUNCTION runtime.word_keys(owner TEXT, lexemes TEXT[]) RETURNS BIGINT[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(hashtextextended(lexeme, hashtextextended(owner, 0))), '{}') FROM unnest(lexemes) AS lexeme
+$$;
+CREATE INDEX IF NOT EXISTS knowledge_words_keys ON ai.knowledge_words
+    USING gin (runtime.word_keys(owner, tsvector_to_array(words))) WITH (gin_pending_list_limit = 256);
 
 -- What could not be taken in, and what has to be looked at again.
 CREATE TABLE IF NOT EXISTS ai.knowledge_failures (
@@ -60,7 +66,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -(one <#> other);
 -- Of length 1 first: a halfvec cannot hold the numbers that a vector can.
 CREATE OR REPLACE FUNCTION runtime.unit(given VECTOR) RETURNS HALFVEC
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(given)::halfvec;
-CREATE OR REPLACE FUNCTION runtime.unit(given REAL[]) RETURNS HALFVEC
+CREATE OR REPLACE FUNCTION runtime.unit(given FLOAT8[]) RETURNS HALFVEC
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(given::vector)::halfvec;
 CREATE OR REPLACE FUNCTION runtime.same_vector(one VECTOR, other VECTOR) RETURNS BOOLEAN
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN one = other;
@@ -106,18 +112,16 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(nullif(metadata ->> 'source
 CREATE OR REPLACE FUNCTION runtime.as_integer(said TEXT) RETURNS INTEGER
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN said ~ '^[0-9]{1,9}$' THEN said::integer END;
 
--- A lexeme as a tsquery spells it, and the lexeme that stands for an owner: no word has a control character.
+-- A lexeme as a tsquery spells it.
 CREATE OR REPLACE FUNCTION runtime.quoted_lexeme(lexeme TEXT) RETURNS TEXT
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''';
-CREATE OR REPLACE FUNCTION runtime.owner_lexeme(owner TEXT) RETURNS TEXT
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN chr(1) || owner;
 
 -- The settings in force. The first ingest fixes the embedder; of chunks that name none, `unlabelled` says whose they are.
 CREATE OR REPLACE FUNCTION runtime.knowledge_settings()
 RETURNS TABLE (embedder TEXT, language TEXT, unlabelled TEXT, saturation FLOAT8, vector_weight FLOAT8, word_weight FLOAT8)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.value ->> 'embedder', coalesce(s.value ->> 'language', 'english'), s.value ->> 'unlabelled',
-           coalesce((s.value ->> 'saturation')::float8, 10), coalesce((s.value ->> 'vector_weight')::float8, 0.7),
+           coalesce((s.value ->> 'saturation')::float8, 7), coalesce((s.value ->> 'vector_weight')::float8, 0.7),
            coalesce((s.value ->> 'word_weight')::float8, 0.3)
       FROM (SELECT (SELECT o.value FROM runtime.settings o WHERE o.name = 'knowledge') AS value) s
 $$;
@@ -169,18 +173,20 @@ BEGIN
       JOIN ai.cirkelline_knowledge_vectors v ON v.id = given.id
       LEFT JOIN ai.agno_knowledge d ON d.id = v.document_id
      WHERE runtime.chunk_owner(v.metadata, d.metadata) IS NOT NULL
+     ORDER BY v.id  -- a document's chunks come to lie side by side, and searching reads fewer pages
     ON CONFLICT (chunk) DO UPDATE
        SET document = excluded.document, owner = excluded.owner, embedder = excluded.embedder,
            embedding = excluded.embedding;
     INSERT INTO ai.knowledge_words AS s (chunk, document, owner, length, words)
     SELECT v.id, v.document_id, runtime.chunk_owner(v.metadata, d.metadata),
            coalesce((SELECT sum(cardinality(lexeme.positions)) FROM unnest(said.words) AS lexeme), 0),
-           said.words || array_to_tsvector(ARRAY[runtime.owner_lexeme(runtime.chunk_owner(v.metadata, d.metadata))])
+           said.words
       FROM (SELECT DISTINCT id FROM unnest(ids) AS given (id)) given
       JOIN ai.cirkelline_knowledge_vectors v ON v.id = given.id
       LEFT JOIN ai.agno_knowledge d ON d.id = v.document_id
      CROSS JOIN LATERAL (SELECT to_tsvector(language, v.chunk_text) AS words OFFSET 0) said
      WHERE runtime.chunk_owner(v.metadata, d.metadata) IS NOT NULL
+     ORDER BY v.id
     ON CONFLICT (chunk) DO UPDATE
        SET document = excluded.document, owner = excluded.owner, length = excluded.length, words = excluded.words;
     DELETE FROM ai.knowledge_failures f USING unnest(ids) AS given (id) WHERE f.subject = given.id AND f.kind = 'chunk';
@@ -441,38 +447,76 @@ $$;
 
 -- Searching -----------------------------------------------------------------------------------------------------------
 
--- BM25 as Lucene has it (k1 1.2, b 0.75), over what these owners have: `probe` finds their chunks with one of the terms,
--- and ts_rank_cd, given one word and no weights, is how often the word is there. Inlined into the query that asks.
-CREATE OR REPLACE FUNCTION runtime.bm25(names TEXT[], probe TSQUERY, terms TSQUERY[])
-RETURNS TABLE (chunk BIGINT, document INTEGER, bm25 FLOAT8)
-LANGUAGE sql STABLE BEGIN ATOMIC
-    WITH corpus AS MATERIALIZED (
-        SELECT count(*)::float8 AS chunks, greatest(avg(w.length), 1)::float8 AS length
-          FROM ai.knowledge_words w WHERE w.owner = ANY (names)
-    ), found AS MATERIALIZED (
-        SELECT w.chunk, w.document, w.length, term.place, term.times
-          FROM ai.knowledge_words w
-         CROSS JOIN LATERAL (
-             SELECT t.place, ts_rank_cd('{1,1,1,1}', w.words, t.term)::float8 AS times
-               FROM unnest(terms) WITH ORDINALITY AS t (term, place) OFFSET 0) term
-         WHERE w.words @@ probe AND term.times > 0
-    ), rarity AS MATERIALIZED (
-        SELECT f.place, ln(1 + (c.chunks - count(*) + 0.5) / (count(*) + 0.5)) AS idf
-          FROM found f CROSS JOIN corpus c GROUP BY f.place, c.chunks
-    )
-    SELECT f.chunk, f.document, sum(r.idf * f.times / (f.times + 1.2 * (0.25 + 0.75 * f.length / c.length)) ORDER BY f.place)
-      FROM found f JOIN rarity r ON r.place = f.place CROSS JOIN corpus c GROUP BY f.chunk, f.document;
-END;
+-- How often a lexeme is in a chunk, from ts_rank with all weights 1, which is 6/pi² of 1 + 1/4 + … + 1/n² for n of them:
+-- what that lacks of pi²/6 is nearly 1/(n + 1/2). Right for all 255 that a tsvector counts, and three times as fast as
+-- ts_rank_cd, which says n itself.
+CREATE OR REPLACE FUNCTION runtime.times(rank REAL) RETURNS FLOAT8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN round(1 / (1.64493406685 * (1 - rank::float8)) - 0.5);
+
+-- The query that scores by BM25 as Lucene has it (k1 1.2, b 0.75), over what the owners have, for so many words: a
+-- column for each, as a row for each takes five times as long. $1 are the owners, $2 the words' keys, $3 the words.
+CREATE OR REPLACE FUNCTION runtime.bm25_query(amount INTEGER) RETURNS TEXT
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format($query$
+        WITH corpus AS MATERIALIZED (
+            SELECT count(*)::float8 AS chunks, greatest(avg(w.length), 1)::float8 AS length
+              FROM ai.knowledge_words w WHERE w.owner = ANY ($1)
+        ), found AS MATERIALIZED (
+            SELECT w.chunk, w.document, w.length, %s
+              FROM ai.knowledge_words w
+             WHERE runtime.word_keys(w.owner, tsvector_to_array(w.words)) && $2
+               AND array_position($1, w.owner) IS NOT NULL  -- a number may stand for two words; this uses no other index
+        ), rarity AS MATERIALIZED (
+            SELECT %s FROM found f CROSS JOIN corpus c GROUP BY c.chunks
+        )
+        SELECT s.chunk, s.document, s.bm25
+          FROM (SELECT f.chunk, f.document, %s AS bm25
+                  FROM (SELECT f.*, 1.2::float8 * (0.25::float8 + 0.75::float8 * f.length / c.length) AS norm
+                          FROM found f CROSS JOIN corpus c OFFSET 0) f
+                 CROSS JOIN rarity r OFFSET 0) s
+         WHERE s.bm25 > 0$query$,
+        string_agg(format('runtime.times(ts_rank(''{1,1,1,1}'', w.words, $3[%1$s])) AS n%1$s', n), ', ' ORDER BY n),
+        string_agg(format('ln(1 + (c.chunks - count(*) FILTER (WHERE f.n%1$s > 0) + 0.5)'
+                          ' / (count(*) FILTER (WHERE f.n%1$s > 0) + 0.5)) AS idf%1$s', n), ', ' ORDER BY n),
+        string_agg(format('r.idf%1$s * f.n%1$s / (f.n%1$s + f.norm)', n), ' + ' ORDER BY n))
+      FROM generate_series(1, amount) AS n
+$$;
 
 -- A text with the words that a question finds between U+E000 and U+E001, and otherwise as it is: the headline function
 -- would take away what looks like a tag.
-CREATE OR REPLACE FUNCTION runtime.marked(said TEXT, lexemes TEXT[]) RETURNS TEXT
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT translate(
-        ts_headline(runtime.knowledge_language(), translate(said, U&'<\E000\E001', U&'\E002'),
-                    (SELECT string_agg(runtime.quoted_lexeme(lexeme), '|') FROM unnest(lexemes) AS lexeme)::tsquery,
-                    U&'HighlightAll=true, StartSel=\E000, StopSel=\E001'),
-        U&'\E002', '<')
+CREATE OR REPLACE FUNCTION runtime.marked(said TEXT, language REGCONFIG, words TSQUERY) RETURNS TEXT
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN translate(ts_headline(language, translate(said, U&'<\0002\E000\E001', U&'\0002'), words,
+                             U&'HighlightAll=true, StartSel=\E000, StopSel=\E001'), U&'\0002', '<');
+
+-- What was found, with its text and where it is from, in the order in which it is given. A function of its own, as its plan
+-- is always the same one.
+CREATE OR REPLACE FUNCTION runtime.knowledge_hits(
+    names TEXT[], chunks BIGINT[], scores FLOAT8[], similarities FLOAT8[], words FLOAT8[], language REGCONFIG, probe TSQUERY)
+RETURNS TABLE (
+    chunk_id BIGINT, document_id INTEGER, document TEXT, source TEXT, page INTEGER, "offset" INTEGER, index INTEGER,
+    total INTEGER, heading TEXT, text TEXT, marked TEXT, score FLOAT8, similarity FLOAT8, bm25 FLOAT8,
+    document_type TEXT, tags TEXT[], uploaded DATE, shared BOOLEAN)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT v.id, doc.id, coalesce(doc.name::text, v.metadata ->> 'original_name', 'a document without a name'),
+           runtime.document_source(doc.metadata, doc.file_path), runtime.as_integer(v.metadata ->> 'page_number'),
+           runtime.as_integer(v.metadata ->> 'offset'), runtime.as_integer(v.metadata ->> 'chunk_index'),
+           runtime.as_integer(v.metadata ->> 'chunk_total'), v.metadata ->> 'heading', v.chunk_text,
+           CASE WHEN probe IS NULL THEN v.chunk_text ELSE runtime.marked(v.chunk_text, language, probe) END,
+           hit.score, hit.cosine, hit.bm25, doc.metadata ->> 'document_type', runtime.document_tags(doc.metadata),
+           runtime.document_date(doc.metadata, doc.created_at),
+           runtime.chunk_owner(v.metadata, doc.metadata) = runtime.shared_owner()
+      FROM unnest(chunks, scores, similarities, words) WITH ORDINALITY AS hit (chunk, score, cosine, bm25, place)
+      JOIN ai.cirkelline_knowledge_vectors v ON v.id = hit.chunk
+      LEFT JOIN ai.agno_knowledge doc ON doc.id = v.document_id AND runtime.owner_of(doc.metadata) = ANY (names)
+     -- Once more, from the row itself: whoever has just lost a document sees no more of it.
+     WHERE runtime.chunk_owner(v.metadata, doc.metadata) = ANY (names)
+     ORDER BY hit.place;
+END
 $$;
 
 -- Search what the transaction's user can see: own, adopted and shared chunks. Exact: every chunk is compared that the
@@ -481,7 +525,7 @@ $$;
 -- It reads as its owner, past row security (the full text operators are not leakproof, and would scan everything), and so
 -- asks itself whose transaction it is: without a user there is nothing to see.
 CREATE OR REPLACE FUNCTION runtime.search_knowledge(
-    question TEXT, meant REAL[], label TEXT, wanted INTEGER, mode TEXT, threshold FLOAT8,
+    question TEXT, meant FLOAT8[], label TEXT, wanted INTEGER, mode TEXT, threshold FLOAT8,
     wanted_tags TEXT[], wanted_types TEXT[], since DATE, until DATE, wanted_documents INTEGER[])
 RETURNS TABLE (
     chunk_id BIGINT, document_id INTEGER, document TEXT, source TEXT, page INTEGER, "offset" INTEGER, index INTEGER,
@@ -492,23 +536,27 @@ SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off S
 SET work_mem = '64MB' AS $$
 #variable_conflict use_column
 DECLARE
-    names CONSTANT TEXT[] := runtime.tenant_names() || runtime.shared_owner();
-    given RECORD;
-    unlabelled BOOLEAN;
+    names TEXT[] := runtime.tenant_names();
+    settings CONSTANT JSONB := (SELECT s.value FROM runtime.settings s WHERE s.name = 'knowledge');
+    saturation CONSTANT FLOAT8 := coalesce((settings ->> 'saturation')::float8, 10);
+    vector_weight CONSTANT FLOAT8 := coalesce((settings ->> 'vector_weight')::float8, 0.7);
+    word_weight CONSTANT FLOAT8 := coalesce((settings ->> 'word_weight')::float8, 0.3);
     allowed INTEGER[];
+    language CONSTANT REGCONFIG := coalesce(settings ->> 'language', 'english')::regconfig;
     lexemes TEXT[] := '{}';
     terms TSQUERY[];
-    probe TSQUERY;
+    keys BIGINT[];
+    cosines TEXT;
+    by_words TEXT;
     chunks BIGINT[];
     scores FLOAT8[];
     similarities FLOAT8[];
     words FLOAT8[];
 BEGIN
-    IF cardinality(runtime.tenant_names()) = 0 OR coalesce(wanted, 0) < 1 THEN
+    IF names = '{}' OR coalesce(wanted, 0) < 1 THEN
         RETURN;
     END IF;
-    SELECT * INTO given FROM runtime.knowledge_settings();
-    unlabelled := coalesce(label = given.unlabelled, FALSE);
+    names := names || runtime.shared_owner();
     IF coalesce(cardinality(wanted_tags), 0) + coalesce(cardinality(wanted_types), 0)
        + coalesce(cardinality(wanted_documents), 0) > 0 OR since IS NOT NULL OR until IS NOT NULL THEN
         allowed := ARRAY(
@@ -520,81 +568,49 @@ BEGIN
                AND (coalesce(cardinality(wanted_documents), 0) = 0 OR d.id = ANY (wanted_documents)));
     END IF;
     IF mode <> 'vector' THEN
-        lexemes := tsvector_to_array(to_tsvector(runtime.knowledge_language(), question));
-        terms := ARRAY(SELECT runtime.quoted_lexeme(lexeme)::tsquery FROM unnest(lexemes) AS lexeme);
-        probe := ((SELECT string_agg(runtime.quoted_lexeme(runtime.owner_lexeme(name)), '|') FROM unnest(names) AS name)::tsquery
-                  && (SELECT string_agg(runtime.quoted_lexeme(lexeme), '|') FROM unnest(lexemes) AS lexeme)::tsquery);
+        -- The first 64 of them: enough for a question, and a page of text as one would be as dear as a hundred.
+        lexemes := ARRAY(SELECT said.lexeme FROM unnest(to_tsvector(language, question)) AS said
+                          ORDER BY said.positions[1], said.lexeme LIMIT 64);
+        terms := ARRAY(SELECT runtime.quoted_lexeme(said.lexeme)::tsquery FROM unnest(lexemes) AS said (lexeme));
+        keys := ARRAY(SELECT unnest(runtime.word_keys(name, lexemes)) FROM unnest(names) AS name);
+        by_words := CASE WHEN lexemes = '{}' THEN 'SELECT NULL::bigint AS chunk, NULL::integer AS document, 0::float8 AS bm25 WHERE FALSE'
+                         ELSE runtime.bm25_query(cardinality(lexemes)) END;
     END IF;
-    CASE
-    WHEN mode = 'vector' THEN
-        SELECT array_agg(top.chunk), array_agg(top.cosine), array_agg(top.cosine)
-          INTO chunks, scores, similarities
-          FROM (SELECT c.chunk, runtime.similarity(c.embedding, runtime.unit(meant)) AS cosine
-                  FROM ai.knowledge_chunks c
-                 WHERE c.owner = ANY (names) AND (c.embedder = label OR unlabelled AND c.embedder IS NULL)
-                   AND (allowed IS NULL OR c.document = ANY (allowed))
-                   AND (threshold IS NULL OR runtime.similarity(c.embedding, runtime.unit(meant)) >= threshold)
-                 ORDER BY cosine DESC, c.chunk LIMIT wanted) top;
-    WHEN mode = 'words' OR meant IS NULL THEN
-        SELECT array_agg(top.chunk), array_agg(top.score), array_agg(top.bm25)
-          INTO chunks, scores, words
-          FROM (SELECT b.chunk, b.bm25, b.bm25 / (b.bm25 + given.saturation) AS score
-                  FROM runtime.bm25(names, probe, terms) b
-                 WHERE (allowed IS NULL OR b.document = ANY (allowed))
-                   AND (threshold IS NULL OR b.bm25 / (b.bm25 + given.saturation) >= threshold)
-                 ORDER BY b.bm25 DESC, b.chunk LIMIT wanted) top;
-    WHEN mode = 'rrf' THEN
-        SELECT array_agg(top.chunk), array_agg(top.score), array_agg(top.cosine), array_agg(top.bm25)
-          INTO chunks, scores, similarities, words
-          FROM (SELECT chunk, v.cosine, b.bm25, coalesce(1.0 / (60 + v.rank), 0)::float8 + coalesce(1.0 / (60 + b.rank), 0)::float8 AS score
-                  FROM (SELECT c.chunk, runtime.similarity(c.embedding, runtime.unit(meant)) AS cosine,
-                               row_number() OVER (ORDER BY runtime.similarity(c.embedding, runtime.unit(meant)) DESC, c.chunk) AS rank
-                          FROM ai.knowledge_chunks c
-                         WHERE c.owner = ANY (names) AND (c.embedder = label OR unlabelled AND c.embedder IS NULL)
-                           AND (allowed IS NULL OR c.document = ANY (allowed))) v
-                  FULL JOIN (SELECT w.chunk, w.bm25, row_number() OVER (ORDER BY w.bm25 DESC, w.chunk) AS rank
-                               FROM runtime.bm25(names, probe, terms) w
-                              WHERE allowed IS NULL OR w.document = ANY (allowed)) b USING (chunk)
-                 ORDER BY score DESC, chunk LIMIT wanted) top
-         WHERE threshold IS NULL OR top.score >= threshold;
-    ELSE
-        SELECT array_agg(top.chunk), array_agg(top.score), array_agg(top.cosine), array_agg(top.bm25)
-          INTO chunks, scores, similarities, words
-          FROM (SELECT chunk, v.cosine, b.bm25,
-                       given.vector_weight * coalesce(v.cosine, 0)
-                       + given.word_weight * coalesce(b.bm25 / (b.bm25 + given.saturation), 0) AS score
-                  FROM (SELECT c.chunk, runtime.similarity(c.embedding, runtime.unit(meant)) AS cosine
-                          FROM ai.knowledge_chunks c
-                         WHERE c.owner = ANY (names) AND (c.embedder = label OR unlabelled AND c.embedder IS NULL)
-                           AND (allowed IS NULL OR c.document = ANY (allowed))) v
-                  FULL JOIN (SELECT w.chunk, w.bm25 FROM runtime.bm25(names, probe, terms) w
-                              WHERE allowed IS NULL OR w.document = ANY (allowed)) b USING (chunk)
-                 ORDER BY score DESC, chunk LIMIT wanted) top
-         WHERE threshold IS NULL OR top.score >= threshold;
-    END CASE;
-    RETURN QUERY
-    SELECT v.id, doc.id, coalesce(doc.name::text, v.metadata ->> 'original_name', 'a document without a name'),
-           runtime.document_source(doc.metadata, doc.file_path), runtime.as_integer(v.metadata ->> 'page_number'),
-           runtime.as_integer(v.metadata ->> 'offset'), runtime.as_integer(v.metadata ->> 'chunk_index'),
-           runtime.as_integer(v.metadata ->> 'chunk_total'), v.metadata ->> 'heading', v.chunk_text,
-           CASE WHEN lexemes = '{}' THEN v.chunk_text ELSE runtime.marked(v.chunk_text, lexemes) END,
-           -- Halves round: a copy's cosine may come out a little above 1.
-           CASE mode WHEN 'vector' THEN least(hit.score, 1) ELSE hit.score END, least(hit.cosine, 1), hit.bm25, doc.metadata ->> 'document_type', runtime.document_tags(doc.metadata),
-           runtime.document_date(doc.metadata, doc.created_at),
-           runtime.chunk_owner(v.metadata, doc.metadata) = runtime.shared_owner()
-      FROM unnest(chunks, scores, similarities, words) WITH ORDINALITY AS hit (chunk, score, cosine, bm25, place)
-      JOIN ai.cirkelline_knowledge_vectors v ON v.id = hit.chunk
-      LEFT JOIN ai.agno_knowledge doc ON doc.id = v.document_id AND runtime.owner_of(doc.metadata) = ANY (names)
-     -- Once more, from the row itself: whoever has just lost a document sees no more of it.
-     WHERE runtime.chunk_owner(v.metadata, doc.metadata) = ANY (names)
-     ORDER BY hit.place;
+    -- Of the embedder that embedded the question alone.
+    cosines := 'SELECT c.chunk, runtime.similarity(c.embedding, runtime.unit($5)) AS cosine FROM ai.knowledge_chunks c
+                 WHERE c.owner = ANY ($1) AND ' || CASE WHEN label = settings ->> 'unlabelled'
+                    THEN '(c.embedder = $6 OR c.embedder IS NULL)' ELSE 'c.embedder = $6' END
+                || CASE WHEN allowed IS NULL THEN '' ELSE ' AND c.document = ANY ($4)' END;
+    by_words := 'SELECT b.chunk, b.bm25 FROM (' || by_words || ') b'
+                || CASE WHEN allowed IS NULL THEN '' ELSE ' WHERE b.document = ANY ($4)' END;
+    EXECUTE 'SELECT array_agg(top.chunk), array_agg(top.score), array_agg(top.cosine), array_agg(top.bm25) FROM ('
+         || CASE
+            WHEN mode = 'vector' THEN
+                'SELECT v.chunk, v.cosine AS score, v.cosine, NULL::float8 AS bm25 FROM (' || cosines || ') v'
+            WHEN mode = 'words' OR meant IS NULL THEN
+                'SELECT b.chunk, b.bm25 / (b.bm25 + $9) AS score, NULL::float8 AS cosine, b.bm25 FROM (' || by_words || ') b'
+            WHEN mode = 'rrf' THEN
+                'SELECT chunk, coalesce(1.0 / (60 + v.rank), 0)::float8 + coalesce(1.0 / (60 + b.rank), 0)::float8 AS score,
+                        v.cosine, b.bm25
+                   FROM (SELECT v.*, row_number() OVER (ORDER BY v.cosine DESC, v.chunk) AS rank FROM (' || cosines || ') v) v
+                   FULL JOIN (SELECT b.*, row_number() OVER (ORDER BY b.bm25 DESC, b.chunk) AS rank
+                                FROM (' || by_words || ') b) b USING (chunk)'
+            ELSE
+                'SELECT chunk, $10 * coalesce(v.cosine, 0) + $11 * coalesce(b.bm25 / (b.bm25 + $9), 0) AS score, v.cosine, b.bm25
+                   FROM (' || cosines || ') v FULL JOIN (' || by_words || ') b USING (chunk)'
+            END
+         || ' ORDER BY score DESC, chunk LIMIT $7) top WHERE $8 IS NULL OR top.score >= $8'
+       INTO chunks, scores, similarities, words
+      USING names, keys, terms, allowed, meant, label, wanted, threshold, saturation, vector_weight, word_weight;
+    RETURN QUERY SELECT * FROM runtime.knowledge_hits(
+        names, chunks, scores, similarities, words, language, nullif(array_to_string(terms, '|'), '')::tsquery);
 END
 $$;
-REVOKE ALL ON FUNCTION runtime.search_knowledge(TEXT, REAL[], TEXT, INTEGER, TEXT, FLOAT8, TEXT[], TEXT[], DATE, DATE, INTEGER[])
+REVOKE ALL ON FUNCTION runtime.search_knowledge(TEXT, FLOAT8[], TEXT, INTEGER, TEXT, FLOAT8, TEXT[], TEXT[], DATE, DATE, INTEGER[])
   FROM PUBLIC;
 
 INSERT INTO runtime.tenant_functions (signature) VALUES
-    ('runtime.search_knowledge(text, real[], text, integer, text, double precision, text[], text[], date, date, integer[])')
+    ('runtime.search_knowledge(text, double precision[], text, integer, text, double precision, text[], text[], date, date, integer[])')
 ON CONFLICT DO NOTHING;
 
 INSERT INTO runtime.tenant_rules (relation, visible, writable, privileges)

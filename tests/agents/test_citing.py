@@ -16,7 +16,7 @@ FOUND = {
     "Both say so [1; 2] or [3 & 4] or [5 and 6] or [7 og 8].": [1, 2, 3, 4, 5, 6, 7, 8],
     "Both say so [1][2][3].": [1, 2, 3],
     "All of them [1-3].": [1, 2, 3],
-    "All of them [1–3, 7].": [1, 2, 3, 7],
+    "All of them [1\u20133, 7].": [1, 2, 3, 7],
     "As a footnote[^4].": [4],
     "As some models write it【5】【6†handbook】.": [5, 6],
     "With its page [7, p. 3] and [8, side 12].": [7, 8],

@@ -50,7 +50,7 @@ workflows run|list|show
 states list|show|diff|rollback
 workers list
 sessions list|show
-knowledge search
+knowledge add|list|search|show|remove|reindex
 memories list|search|add|forget|undo|optimize|why|capture
 users add|list|login|profile|adopt
 models list|pull

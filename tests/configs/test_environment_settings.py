@@ -82,7 +82,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 16
+    assert len(Settings.model_fields) == 18
     assert all(variable.description for variable in settings.variables())
 
 

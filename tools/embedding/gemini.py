@@ -120,7 +120,11 @@ class Gemini:
         import httpx  # noqa: PLC0415
 
         if self._client is None:
-            self._client = await asyncio.to_thread(httpx.AsyncClient, timeout=_TIMEOUT)
+            made = await asyncio.to_thread(httpx.AsyncClient, timeout=_TIMEOUT)
+            if self._client is None:
+                self._client = made
+            else:  # several documents are embedded at once, and another one was faster
+                await made.aclose()
         url = f"{self._address}/v1beta/models/{NAME}:batchEmbedContents"
         try:
             return await self._client.post(url, json=body, headers={"x-goog-api-key": self._key}), ""

@@ -84,7 +84,8 @@ class MiniLM:
             mask[row, : len(tokens)] = 1
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         (hidden,) = self._session.run(None, feed)
-        return _pooled(hidden, mask).tolist()
+        vectors: list[list[float]] = _pooled(hidden, mask).tolist()
+        return vectors
 
 
 def _pooled(hidden: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -123,7 +123,7 @@ def _excerpt(marked: str) -> Iterator[Cell]:
     for index, piece in enumerate(pieces):
         words = piece.replace(BEGIN_MARK, "").replace(END_MARK, "")
         if room <= 0 or (index % 2 == 0 and len(words) > room):
-            yield f"{words[: max(0, room)]} …"
+            yield f"{words[: max(0, room)].rpartition(' ')[0]} …"
             return
         room -= len(words)
         yield Mark(words, "good") if index % 2 else words

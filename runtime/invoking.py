@@ -192,6 +192,7 @@ def _request(
     told = past.summary.text if past.summary else None
     shown = [ChatMessage("user" if role == "user" else "assistant", content) for role, content in said]
     spec, tools = prepared.spec, prepared.tools
+    messages: tuple[ChatMessage, ...]
     if past.of:
         spec, tools, messages, asked = summaries.summarizer(spec), (), (), summaries.question(told, said)
     elif past.captured is not None:

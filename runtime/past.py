@@ -107,9 +107,9 @@ async def look(db: Database, claim: Claim, prepared: Prepared, earlier: Pinned |
     takes_state = any(tool.wants_context for tool in prepared.tools)
     async with tenant(db, claim.user_id) as door:
         about = earlier.about if earlier else prompts.about(await profiles.read(door))
-        capture = claim.session_id is not None and await _agreed(door, prepared)
+        looked_through = claim.session_id is not None and await _agreed(door, prepared)
         if claim.session_id is None or not (history.messages or takes_state):
-            return Past(about=about, capture=capture)
+            return Past(about=about, capture=looked_through)
         kept = None
         if history.summarize or takes_state:
             covers = (earlier.summary or 0) if earlier else None
@@ -125,7 +125,7 @@ async def look(db: Database, claim: Claim, prepared: Prepared, earlier: Pinned |
                 until=(earlier.last_message or 0) if earlier else None,
             )
     state = earlier.session_state if earlier else kept.work if kept and takes_state else None
-    return Past(messages, summary, state, about=about, capture=capture)
+    return Past(messages, summary, state, about=about, capture=looked_through)
 
 
 async def _agreed(door: Tenant, prepared: Prepared) -> bool:

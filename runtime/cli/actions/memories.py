@@ -18,7 +18,7 @@ from cirkelline.state.connection import Database
 from cirkelline.state.memories import Memory, Origin, Reason
 from cirkelline.state.sessions import Message
 from cirkelline.state.tenant import tenant
-from cirkelline.state.users import UserNotFound
+from cirkelline.state.users import User, UserNotFound
 from cirkelline.tools.embedding import EmbedderPool
 from cirkelline.tools.remembering import UserMemories
 
@@ -39,12 +39,14 @@ async def _person(user: str | None, *, writes: bool = False) -> AsyncGenerator[_
     async with opening.database() as opened:
         name = user or opened.settings.user
         async with opened.db.connection() as conn:
+            found: User | None = None
             try:
                 found = await users.acting(conn, name)
             except UserNotFound:
                 if user:
                     raise
-                found = await users.ensure(conn, name) if writes else None
+                if writes:
+                    found = await users.ensure(conn, name)
         yield _Person(opened.db, name, found.id) if found else None
 
 

@@ -329,13 +329,13 @@ class Runtime:
     ) -> Found:
         """Return the passages that fit a query best, of a user's documents and the shared ones, or of these alone.
 
-        Raises: UserNotFound, NoSuchDocument; ValueError for a mode or threshold that there is not.
+        Raises: UserNotFound, UserInactive, NoSuchDocument; ValueError for a mode or threshold that there is not.
         """
         spec = KnowledgeSpec.model_validate({"mode": mode, "threshold": threshold})
         user_id = None
         if user is not None:
             async with self.opened.db.connection() as conn:
-                user_id = (await users.get(conn, user)).id
+                user_id = (await users.acting(conn, user)).id
         return await UserLibrary(self.opened.db, self.embedders, user_id, spec).search(query, wanted, limit=limit)
 
     async def cancel(self, task_id: UUID | str) -> str:

@@ -23,7 +23,18 @@ from cirkelline.configs.schema import ModelSpec
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import applying, composition, logs
 from cirkelline.runtime.registry import Registry
-from cirkelline.state import adoption, agents, aliases, connection, embedded, migrations, tasks, tenant, workers
+from cirkelline.state import (
+    adoption,
+    agents,
+    aliases,
+    backfill,
+    connection,
+    embedded,
+    migrations,
+    tasks,
+    tenant,
+    workers,
+)
 from cirkelline.state.connection import Conn, Database
 from cirkelline.tools.toolbox import Toolbox
 
@@ -201,6 +212,7 @@ async def _database(diagnosis: Diagnosis, settings: Settings, environ: Mapping[s
                 return
             await _adoption(diagnosis, conn)
             await _isolation(diagnosis, conn)
+            await _knowledge(diagnosis, conn)
             await _workers(diagnosis, conn)
         await _agents(diagnosis, opened.db, Registry(opened.db, toolbox, environ))
 
@@ -289,6 +301,24 @@ async def _ownerless(diagnosis: Diagnosis, conn: Conn) -> None:
             says = f"{_count(nameless, 'row')} of {relation} without a user_id, which nobody sees"
             remedy = "write the user's id into their metadata as user_id, or 'cirkelline:shared' for everybody"
             diagnosis.notice("owners", says, remedy)
+
+
+async def _knowledge(diagnosis: Diagnosis, conn: Conn) -> None:
+    found = await backfill.standing(conn)
+    searchable = f"{_count(found.documents, 'document')} with {_count(found.chunks, 'chunk')} can be searched"
+    if found.remaining:
+        says = f"{searchable}; {_count(found.remaining, 'row')} of other programs cannot be found yet"
+        diagnosis.notice("knowledge", says, "`cirkelline up` takes them in, a batch at a time")
+    else:
+        diagnosis.fine("knowledge", searchable)
+    if found.failed:
+        says = f"{_count(found.failed, 'row')} could not be taken in and cannot be found, as {found.problem}"
+        diagnosis.notice(
+            "knowledge", says, "correct the row, and it is looked at again; ai.knowledge_failures lists them"
+        )
+    if not found.indexed:
+        says = "the index idx_vectors_embedding is not there; no search of cirkelline's needs it, other programs' may"
+        diagnosis.notice("knowledge", says, "docs/knowledge.md has the statement that makes it")
 
 
 async def _workers(diagnosis: Diagnosis, conn: Conn) -> None:

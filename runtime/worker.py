@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import ending, memory_upkeep, patience
+from cirkelline.runtime import ending, memory_upkeep, patience, taking_in
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.patience import first_line, until_answered
@@ -110,6 +110,7 @@ class Worker:
         self._background = [
             asyncio.create_task(self._listen(), name="worker-listen"),
             asyncio.create_task(self._keep_house(), name="worker-house"),
+            asyncio.create_task(taking_in.take_in(self._db), name="worker-knowledge"),
         ]
         if self._embedders is not None:
             upkeep = memory_upkeep.keep_up(self._db, self._embedders)

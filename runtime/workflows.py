@@ -58,7 +58,9 @@ def resolve(label: str, toolbox: Toolbox) -> Workflow:
         if label in SHIPPED:
             return SHIPPED[label]
         if label in OWN:
-            raise CommandsOwn(f"workflow {label!r} is executed by the command that begins it: `{OWN[label].partition(' --')[0]}`")
+            raise CommandsOwn(
+                f"workflow {label!r} is executed by the command that begins it: `{OWN[label].partition(' --')[0]}`"
+            )
         raise WorkflowNotFound(f"this release has no workflow {label!r}")
     try:
         return toolbox.workflow(label)

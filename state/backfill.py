@@ -9,11 +9,12 @@ from psycopg.rows import class_row
 
 from cirkelline.state.connection import Conn
 
+COUNTED: Final = 10_000  # how far a batch counts what remains behind it
 BACKFILL: Final = "SELECT runtime.backfill_knowledge(%(limit)s::integer)"
 
 
 async def backfill(conn: Conn, limit: int) -> int:
-    """Make the next rows searchable, at most `limit` of each kind; return how many remain (counted up to 10,000).
+    """Make the next rows searchable, at most `limit` of each kind; return how many remain (counted up to COUNTED).
 
     Each call is a transaction of its own and goes on where the last one stopped. Rows that another program is just
     writing remain for a later call, so the number may stop falling for a while.
@@ -24,22 +25,33 @@ async def backfill(conn: Conn, limit: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far it is. `failed` rows could not be taken in, `problem` says why of one of them."""
+    """What can be searched, how many rows remain to be taken in, and how many could not be: `problem` says why of one.
 
+    `indexed` is whether the first schema document's own vector index is there; our searches do not look at it.
+    """
+
+    documents: int
+    chunks: int
     remaining: int
     failed: int
     problem: str | None
+    indexed: bool
 
 
 STANDING: Final = """
-SELECT runtime.knowledge_remaining(9223372036854775807)::bigint AS remaining, count(f.*) AS failed,
-       min(format('%%s %%s: %%s', f.kind, f.subject, f.problem)) AS problem
+SELECT (SELECT count(*) FROM ai.knowledge_documents) AS documents, (SELECT count(*) FROM ai.knowledge_chunks) AS chunks,
+       runtime.knowledge_remaining(9223372036854775807) AS remaining, count(f.*) AS failed,
+       min(format('%%s %%s: %%s', f.kind, f.subject, f.problem)) AS problem,
+       to_regclass('ai.idx_vectors_embedding') IS NOT NULL AS indexed
   FROM ai.knowledge_failures f WHERE f.tries >= 3
 """
 
 
 async def standing(conn: Conn) -> Standing:
-    """Return how many rows remain to be taken in, and what could not be."""
+    """Return how far everything is. It counts: of a million chunks, for a second."""
     async with conn.cursor(row_factory=class_row(Standing)) as cursor:
         await cursor.execute(STANDING, {})
-        return await cursor.fetchone() or Standing(0, 0, None)
+        found = await cursor.fetchone()
+    if found is None:
+        raise RuntimeError("a count returned no row")
+    return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cirkelline.runtime.cli import console, display
+from cirkelline.runtime.cli.answers import Tone
 from cirkelline.runtime.ingest.verdicts import Progress, Tell, Verdict
 
 _EVERY: Final = 10.0
@@ -98,7 +99,7 @@ def _bar(what: str) -> Generator[Tell]:
         yield tell
 
 
-TONES: Final = {
+TONES: Final[dict[Verdict, Tone]] = {
     Verdict.ADDED: "good",
     Verdict.UPDATED: "good",
     Verdict.UNCHANGED: "quiet",

@@ -118,6 +118,7 @@ class Adding:
         @workflow(wall=WALL)
         async def knowledge_add(
             run: WorkflowRun,
+            *,
             arguments: list[str],
             shared: bool,
             tags: list[str],

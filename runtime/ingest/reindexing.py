@@ -177,8 +177,8 @@ class Reindexing:
 
     async def _switch(self) -> int:
         """Switch as soon as nothing is left, or after some rounds with what little was added meanwhile left out."""
-        for round in range(1, ROUNDS + 1):
-            changed = await self._try_switch(allowed=0 if round < ROUNDS else 2**31)
+        for tried in range(1, ROUNDS + 1):
+            changed = await self._try_switch(allowed=0 if tried < ROUNDS else 2**31)
             if changed is not None:
                 return changed
             while chunks := await self._next(SLICE):

@@ -112,17 +112,31 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(nullif(metadata ->> 'source
 CREATE OR REPLACE FUNCTION runtime.as_integer(said TEXT) RETURNS INTEGER
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN said ~ '^[0-9]{1,9}$' THEN said::integer END;
 
--- A lexeme as a tsquery spells it.
-CREATE OR REPLACE FUNCTION runtime.quoted_lexeme(lexeme TEXT) RETURNS TEXT
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''';
+-- The words of a question. The first 64 of them: enough for a question, and a page of text as one would be as dear as a
+-- hundred.
+CREATE OR REPLACE FUNCTION runtime.question_lexemes(language REGCONFIG, question TEXT) RETURNS TEXT[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT said.lexeme FROM unnest(to_tsvector(language, question)) AS said
+              ORDER BY said.positions[1], said.lexeme LIMIT 64);
+CREATE OR REPLACE FUNCTION runtime.terms(lexemes TEXT[]) RETURNS TSQUERY[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT ('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''')::tsquery
+               FROM unnest(lexemes) WITH ORDINALITY AS said (lexeme, place) ORDER BY place);
+
+-- What a setting is where nobody has set it. At 7, hybrid search is no worse than the better of its halves on real texts.
+CREATE OR REPLACE FUNCTION runtime.saturation(settings JSONB) RETURNS FLOAT8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce((settings ->> 'saturation')::float8, 7);
+CREATE OR REPLACE FUNCTION runtime.vector_weight(settings JSONB) RETURNS FLOAT8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce((settings ->> 'vector_weight')::float8, 0.7);
+CREATE OR REPLACE FUNCTION runtime.word_weight(settings JSONB) RETURNS FLOAT8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce((settings ->> 'word_weight')::float8, 0.3);
 
 -- The settings in force. The first ingest fixes the embedder; of chunks that name none, `unlabelled` says whose they are.
 CREATE OR REPLACE FUNCTION runtime.knowledge_settings()
 RETURNS TABLE (embedder TEXT, language TEXT, unlabelled TEXT, saturation FLOAT8, vector_weight FLOAT8, word_weight FLOAT8)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.value ->> 'embedder', coalesce(s.value ->> 'language', 'english'), s.value ->> 'unlabelled',
-           coalesce((s.value ->> 'saturation')::float8, 7), coalesce((s.value ->> 'vector_weight')::float8, 0.7),
-           coalesce((s.value ->> 'word_weight')::float8, 0.3)
+           runtime.saturation(s.value), runtime.vector_weight(s.value), runtime.word_weight(s.value)
       FROM (SELECT (SELECT o.value FROM runtime.settings o WHERE o.name = 'knowledge') AS value) s
 $$;
 CREATE OR REPLACE FUNCTION runtime.knowledge_language() RETURNS regconfig
@@ -482,6 +496,20 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
       FROM generate_series(1, amount) AS n
 $$;
 
+-- BM25 for anybody's SQL: the chunks of one owner that have a word of the question, with their scores; as far as the
+-- caller may read.
+CREATE OR REPLACE FUNCTION runtime.bm25(owner TEXT, question TEXT) RETURNS TABLE (chunk_id BIGINT, score FLOAT8)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    lexemes CONSTANT TEXT[] := runtime.question_lexemes(runtime.knowledge_language(), question);
+BEGIN
+    IF lexemes <> '{}' THEN
+        RETURN QUERY EXECUTE 'SELECT b.chunk, b.bm25 FROM (' || runtime.bm25_query(cardinality(lexemes)) || ') b'
+            USING ARRAY[owner], runtime.word_keys(owner, lexemes), runtime.terms(lexemes);
+    END IF;
+END
+$$;
+
 -- A text with the words that a question finds between U+E000 and U+E001, and otherwise as it is: the headline function
 -- would take away what looks like a tag.
 CREATE OR REPLACE FUNCTION runtime.marked(said TEXT, language REGCONFIG, words TSQUERY) RETURNS TEXT
@@ -538,9 +566,9 @@ SET work_mem = '64MB' AS $$
 DECLARE
     names TEXT[] := runtime.tenant_names();
     settings CONSTANT JSONB := (SELECT s.value FROM runtime.settings s WHERE s.name = 'knowledge');
-    saturation CONSTANT FLOAT8 := coalesce((settings ->> 'saturation')::float8, 10);
-    vector_weight CONSTANT FLOAT8 := coalesce((settings ->> 'vector_weight')::float8, 0.7);
-    word_weight CONSTANT FLOAT8 := coalesce((settings ->> 'word_weight')::float8, 0.3);
+    saturation CONSTANT FLOAT8 := runtime.saturation(settings);
+    vector_weight CONSTANT FLOAT8 := runtime.vector_weight(settings);
+    word_weight CONSTANT FLOAT8 := runtime.word_weight(settings);
     allowed INTEGER[];
     language CONSTANT REGCONFIG := coalesce(settings ->> 'language', 'english')::regconfig;
     lexemes TEXT[] := '{}';
@@ -568,10 +596,8 @@ BEGIN
                AND (coalesce(cardinality(wanted_documents), 0) = 0 OR d.id = ANY (wanted_documents)));
     END IF;
     IF mode <> 'vector' THEN
-        -- The first 64 of them: enough for a question, and a page of text as one would be as dear as a hundred.
-        lexemes := ARRAY(SELECT said.lexeme FROM unnest(to_tsvector(language, question)) AS said
-                          ORDER BY said.positions[1], said.lexeme LIMIT 64);
-        terms := ARRAY(SELECT runtime.quoted_lexeme(said.lexeme)::tsquery FROM unnest(lexemes) AS said (lexeme));
+        lexemes := runtime.question_lexemes(language, question);
+        terms := runtime.terms(lexemes);
         keys := ARRAY(SELECT unnest(runtime.word_keys(name, lexemes)) FROM unnest(names) AS name);
         by_words := CASE WHEN lexemes = '{}' THEN 'SELECT NULL::bigint AS chunk, NULL::integer AS document, 0::float8 AS bm25 WHERE FALSE'
                          ELSE runtime.bm25_query(cardinality(lexemes)) END;

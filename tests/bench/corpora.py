@@ -66,12 +66,13 @@ def processor_ms(backend: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A user with so many chunks about a few topics; `ids` are its chunks' in the order of `embeddings`."""
+    """A user with so many chunks about a few topics; `ids` and `texts` are its chunks' in the order of `embeddings`."""
 
     id: UUID
     topics: npt.NDArray[np.int64]
     embeddings: Matrix
     ids: list[int]
+    texts: list[str]
 
 
 class Space:
@@ -125,7 +126,7 @@ def fill(url: str, space: Space, sizes: Sequence[int], *, words: int = 0) -> lis
 
 def _owner(space: Space, size: int) -> Owner:
     topics = space.some_topics(TOPICS_OF_ONE)
-    return Owner(uuid4(), topics, space.around(space.random.choice(topics, size=size)), [0] * size)
+    return Owner(uuid4(), topics, space.around(space.random.choice(topics, size=size)), [0] * size, [""] * size)
 
 
 def _load(conn: psycopg.Connection, space: Space, pieces: list[tuple[Owner, int]], words: int) -> None:
@@ -142,9 +143,11 @@ def _load(conn: psycopg.Connection, space: Space, pieces: list[tuple[Owner, int]
             for number, (owner, start) in enumerate(batch, begin + 1):
                 for index, row in enumerate(owner.embeddings[start : start + PER_DOCUMENT], start):
                     chunk += 1
-                    owner.ids[index] = chunk
+                    owner.ids[index], owner.texts[index] = chunk, next(texts)
                     metadata = f'{{"user_id": "{owner.id}", "embedder": "{EMBEDDER}"}}'
-                    copy.write_row((chunk, "[" + ",".join(map(str, row.tolist())) + "]", next(texts), number, metadata))
+                    copy.write_row(
+                        (chunk, "[" + ",".join(map(str, row.tolist())) + "]", owner.texts[index], number, metadata)
+                    )
 
 
 def _texts(space: Space, amount: int, words: int) -> Iterator[str]:

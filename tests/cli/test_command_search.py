@@ -201,3 +201,14 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # the other end is closed
         return b""
+
+
+def test_a_task_is_shown_with_its_sources(cirkelline: Commands, filled: Filled) -> None:
+    cited = [{"n": 1, "document": "handbook.pdf", "page": 3, "heading": None}]
+    result = {"output": "25 days [1], or 30 [7?].", "citations": cited, "citations_unknown": [7]}
+    agent = filled.agent()
+    filled.task(agent)
+    task = filled.end(agent, result=result)
+    shown = cirkelline("tasks", "show", str(task)).out
+    assert shown.endswith("Sources:\n[1] handbook.pdf, page 3\n[7?] was made up: no source has that number\n")
+    assert cirkelline("tasks", "show", str(task), "--json").document["result"] == result

@@ -102,6 +102,7 @@ def test_a_name_that_is_no_text_is_spelled_out(tree: Path) -> None:
         ("a.mdd", "did you mean 'a.md'"),
         ("nothing/at/all", "check the path"),
         ("", "no path"),
+        ("~nobody-of-this-name/a.md", "write the whole path"),
         ("a\0b", "no path"),
         ("ftp://example.com/a", "only http:// and https://"),
         ("file:///etc/passwd", "only http:// and https://"),

@@ -31,11 +31,12 @@ def vector(text: str) -> list[float]:
 
 
 class EmbeddingServer:
-    """`texts` counts what was embedded; `fault` says which requests fail."""
+    """`texts` counts what was embedded, `seen` is all of it; `fault` says which requests fail."""
 
     def __init__(self) -> None:
         self.texts = 0
         self.requests = 0
+        self.seen: list[str] = []
         self.fault: Fault = lambda _number, _texts: None
         self.held = threading.Event()
         self.held.set()
@@ -99,18 +100,20 @@ class EmbeddingServer:
         with self._lock:
             self.requests += 1
             number = self.requests
+        status = self.fault(number, texts)
         self.reached.set()
         self.held.wait(60)
-        if (status := self.fault(number, texts)) is not None:
+        if status is not None:
             return status, {"error": {"code": status, "message": "a fault of the test", "status": "UNAVAILABLE"}}
         with self._lock:
             self.texts += len(texts)
+            self.seen += texts
         return 200, {"embeddings": [{"values": vector(text)} for text in texts]}
 
 
 def now_and_then(seed: int, share: float) -> Fault:
     """Fail this share of the requests: half of them for good, half in a way that a client asks again after."""
-    chance, lock = random.Random(seed), threading.Lock()
+    chance, lock = random.Random(seed), threading.Lock()  # noqa: S311 - to be repeated
 
     def fault(_number: int, _texts: list[str]) -> int | None:
         with lock:

@@ -68,7 +68,7 @@ class Shelf:
             "SELECT d.name, string_agg(v.chunk_text, ' ' ORDER BY v.id) FROM ai.agno_knowledge d"
             " JOIN ai.cirkelline_knowledge_vectors v ON v.document_id = d.id GROUP BY d.id, d.name"
         )
-        return {name: text for name, text in found}
+        return dict(found)
 
     async def cut_off(self, requests: int) -> None:
         """Add the folder, and stop at a request for embeddings as Ctrl-C does."""
@@ -176,9 +176,7 @@ async def test_what_changed_while_a_run_was_cut_off_is_seen_when_it_goes_on(shel
 async def test_a_run_that_was_cut_off_after_its_last_document_does_not_hide_what_changed_since(shelf: Shelf) -> None:
     shelf.fill(2)
     added = await shelf.add()
-    await shelf.place.execute(
-        "UPDATE runtime.tasks SET status = 'pending', result = NULL WHERE id = %s", added.run_id
-    )
+    await shelf.place.execute("UPDATE runtime.tasks SET status = 'pending', result = NULL WHERE id = %s", added.run_id)
     shelf.write("000.txt", "document0 is about birds now")
     assert verdicts(await shelf.add())["000.txt"] == "updated"
     assert [status for status, _ in await runs(shelf.place)] == ["COMPLETED", "COMPLETED"]

@@ -14,6 +14,7 @@ import pytest
 from workplace import Daemon, Workplace
 
 from cirkelline.runtime import own_runs
+from cirkelline.runtime import workflows as known
 from cirkelline.runtime.own_runs import OwnRun, RunFailed, RunPaused
 from cirkelline.tools import WorkflowRun, workflow, workflows
 from cirkelline.tools.toolbox import Toolbox
@@ -174,7 +175,8 @@ async def test_a_run_that_is_cancelled_from_elsewhere_ends(place: Workplace) -> 
     steps = Steps(hold=1)
     carrying = asyncio.create_task(own_runs.carry_out(place.opened, run, LABEL, steps.workflow()))
     await asyncio.wait_for(steps.reached.wait(), 30)
-    done = subprocess.run(
+    done = await asyncio.to_thread(
+        subprocess.run,
         [sys.executable, "-m", "cirkelline", "tasks", "cancel", str(run.id), "--json"],
         env={"DATABASE_URL": place.db.url, "PATH": "/usr/bin:/bin", "HOME": str(place.folder)},
         capture_output=True,
@@ -194,7 +196,5 @@ async def test_a_paused_workflow_says_how_to_go_on(place: Workplace) -> None:
 
 
 async def test_workflows_run_names_the_command_that_begins_such_a_run(place: Workplace) -> None:
-    from cirkelline.runtime import workflows as known
-
     with pytest.raises(known.WorkflowNotFound, match="`cirkelline knowledge add`"):
         await known.submit(place.db, Toolbox(None), LABEL)

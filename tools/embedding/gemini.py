@@ -55,6 +55,7 @@ class Gemini:
         self._address = environ.get(ADDRESS, "").strip().rstrip("/") or HOME
         self._pause = pause
         self._client: httpx.AsyncClient | None = None
+        self._opening = asyncio.Lock()
         if fault := _fault_of(self._key):
             raise EmbedderUnavailable(fault)
 
@@ -119,12 +120,9 @@ class Gemini:
     async def _post(self, body: Mapping[str, Any]) -> tuple[httpx.Response | None, str]:
         import httpx  # noqa: PLC0415
 
-        if self._client is None:
-            made = await asyncio.to_thread(httpx.AsyncClient, timeout=_TIMEOUT)
+        async with self._opening:  # several documents are embedded at once, and one client is enough
             if self._client is None:
-                self._client = made
-            else:  # several documents are embedded at once, and another one was faster
-                await made.aclose()
+                self._client = await asyncio.to_thread(httpx.AsyncClient, timeout=_TIMEOUT)
         url = f"{self._address}/v1beta/models/{NAME}:batchEmbedContents"
         try:
             return await self._client.post(url, json=body, headers={"x-goog-api-key": self._key}), ""

@@ -60,13 +60,17 @@ def _named(argument: str) -> list[Source]:
         return [_address(argument)]
     if not argument.strip() or "\0" in argument:
         raise UsageError(f"{wording.shown(argument)} is no path: name a file, a folder, a pattern or a URL")
-    path = Path(argument).expanduser()
     try:
+        path = Path(argument).expanduser()
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         if _MAGIC.isdisjoint(argument):
             raise UsageError(_not_there(path)) from None
         return _matching(path)
+    except RuntimeError:
+        raise UsageError(
+            f"{wording.shown(argument)} is in a home folder that is not there: write the whole path"
+        ) from None
     except OSError as error:  # no permission, a circle of links, a name that is too long
         raise UsageError(f"cannot look at {wording.shown(argument)}: {error.strerror}") from None
     if not stat.S_ISDIR(mode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -10,6 +9,7 @@ from uuid import UUID
 from cirkelline.runtime.cli import asking, display, failures, opening
 from cirkelline.runtime.cli.answers import Answer, Block, Facts, Mark, Table, Text
 from cirkelline.runtime.composition import Opened
+from cirkelline.runtime.ingest import adding
 from cirkelline.runtime.ingest.documents import Owner
 from cirkelline.state import knowledge, users
 from cirkelline.state.knowledge import DocumentNotFound, StoredChunk, StoredDocument
@@ -135,8 +135,8 @@ async def _get(door: Door, reference: str) -> StoredDocument:
     try:
         return await knowledge.get(door, reference)
     except DocumentNotFound:
-        path = os.path.abspath(os.path.expanduser(reference))  # noqa: PTH100, PTH111 - as `knowledge add` does
-        if path == reference or "://" in reference or await knowledge.find_source(door, path) is None:
+        path = adding.absolute(reference)
+        if path == reference or await knowledge.find_source(door, path) is None:
             raise
         return await knowledge.get(door, path)
 
@@ -177,7 +177,7 @@ async def _named(door: Door, reference: str) -> list[tuple[int, str]]:
     try:
         stored = await _get(door, reference)
     except DocumentNotFound:
-        folder = os.path.abspath(os.path.expanduser(reference)).rstrip("/") + "/"  # noqa: PTH100, PTH111 - as above
+        folder = adding.absolute(reference).rstrip("/") + "/"
         if "://" in reference or not (under := await knowledge.sources_under(door, folder)):
             raise
         return under

@@ -61,10 +61,10 @@ async def search(
 
 
 async def _whose(db: Database, name: str, *, must_be: bool) -> UUID:
-    """Return whose documents are searched; whoever has never been here finds what is everybody's. Raises: UserNotFound."""
+    """Return whose documents are searched; whoever has never been here finds what is everybody's. Raises: UserNotFound, UserInactive."""
     async with db.connection() as conn:
         try:
-            return (await users.get(conn, name)).id
+            return (await users.acting(conn, name)).id
         except UserNotFound:
             if must_be:
                 raise

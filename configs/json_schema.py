@@ -39,6 +39,14 @@ def agent_json_schema() -> dict[str, Any]:
                 "tags": _list(_line(schema.LONGEST_TAG), schema.MOST_TAGS),
             },
         ),
+        "memory": _mapping(
+            schema.MemorySpec,
+            {
+                "recall": _integer(*schema.RECALL),
+                "budget": _integer(*schema.RECALL_BUDGET),
+                "capture": {"anyOf": [*_word(schema.Capture)["anyOf"], {"const": False}]},
+            },
+        ),
         "history": _history(),
         "limits": _mapping(
             schema.LimitsSpec,

@@ -34,6 +34,9 @@ MOST_CAPABILITIES: Final = 64
 MOST_TOOLS: Final = 64
 LONGEST_TAG: Final = 100
 MOST_TAGS: Final = 20
+RECALL: Final = (0, 50)
+RECALL_BUDGET: Final = (20, 4000)
+WRITES_MEMORY: Final = "remember"
 KNOWLEDGE_TOOLS: Final = ("search_knowledge", "list_documents", "read_document")
 
 
@@ -193,6 +196,34 @@ class KnowledgeSpec(_Strict):
         return value
 
 
+class Capture(StrEnum):
+    """How an agent comes to remember what the user it works for has told."""
+
+    AUTO = "auto"
+    TOOLS = "tools"
+    OFF = "off"
+
+
+def _capture(value: object) -> object:
+    return fields.choice(Capture)("off" if value is False else value)  # YAML 1.1, and so some editors, reads `off` so
+
+
+class MemorySpec(_Strict):
+    """What an agent knows of the user it works for from earlier conversations, with whichever agent they were."""
+
+    recall: Annotated[int, BeforeValidator(fields.integer(*RECALL))] = Field(
+        default=8, description="How many memories that bear on the input the agent is shown at most; 0 shows none."
+    )
+    budget: Annotated[int, BeforeValidator(fields.integer(*RECALL_BUDGET))] = Field(
+        default=150, description="How many tokens they may have; when all of a user's memories fit, all are shown."
+    )
+    capture: Annotated[Capture, BeforeValidator(_capture)] = Field(
+        default=Capture.TOOLS,
+        description="What is remembered: tools (what its tool `remember` is given), auto (also lasting facts about the"
+        " user that a chat brings up, once the user has agreed), or off.",
+    )
+
+
 class LimitsSpec(_Strict):
     """What one agent may use."""
 
@@ -255,6 +286,9 @@ class AgentSpec(_Strict):
     knowledge: Annotated[KnowledgeSpec, BeforeValidator(fields.mapping("{top_k: 6}"))] = Field(
         default=KnowledgeSpec(), description="How the agent searches documents, and which ones it sees."
     )
+    memory: Annotated[MemorySpec, BeforeValidator(fields.mapping("{recall: 8}"))] | None = Field(
+        default=None, description="What the agent remembers of the users it works for; without it, nothing by itself."
+    )
     history: Annotated[HistorySpec, BeforeValidator(fields.mapping("{messages: 20}"))] = Field(
         default=HistorySpec(), description="How much of a session the agent sees again."
     )
@@ -281,6 +315,13 @@ class AgentSpec(_Strict):
     def _tools_differ(cls, value: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
         _refuse_repeated(tuple(tool.label for tool in value))
         return value
+
+    @model_validator(mode="after")
+    def _remembers_as_it_says(self) -> Self:
+        off = self.memory is not None and self.memory.capture is Capture.OFF
+        if off and any(tool.name == WRITES_MEMORY for tool in self.tools):
+            raise refuse(f"is off, and the agent has the tool {WRITES_MEMORY}: remove one of them", "memory", "capture")
+        return self
 
     @model_validator(mode="after")
     def _can_use_knowledge(self) -> Self:
@@ -317,7 +358,9 @@ def canonical(spec: AgentSpec) -> dict[str, Any]:
         "history": _changed(spec.history),
         "limits": _changed(spec.limits),
     }
-    return {key: value for key, value in form.items() if value or key in {"name", "type"}}
+    # Without the key nothing is remembered, so an empty one says something.
+    memory = {} if spec.memory is None else {"memory": _changed(spec.memory)}
+    return {key: value for key, value in form.items() if value or key in {"name", "type"}} | memory
 
 
 def content_hash(spec: AgentSpec) -> str:
@@ -357,6 +400,7 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
         ("model",): tuple(model),
         ("tools", "*"): tuple(ToolSpec.model_fields),
         ("knowledge",): tuple(KnowledgeSpec.model_fields),
+        ("memory",): tuple(MemorySpec.model_fields),
         ("history",): tuple(HistorySpec.model_fields),
         ("limits",): tuple(LimitsSpec.model_fields),
     }
@@ -365,6 +409,6 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
 # What the design gives to later releases. It is refused, never accepted and ignored: an author who writes
 # `tokens: 50_000` must not find out from a bill that it meant nothing yet.
 LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
-    (): frozenset({"memory", "retry", "schedules"}),
+    (): frozenset({"retry", "schedules"}),
     ("limits",): frozenset({"tokens"}),
 }

@@ -89,7 +89,10 @@ class Runner:
             log.info("task.started", type=run.claim.task_type, attempt=run.claim.attempt, definition=prepared.version)
             recording = self._recording(run)
             if isinstance(prepared, PreparedWorkflow):
-                return await Attempt(self.db, self.executor, recording, run.claim, prepared).run(run.cancel)
+                attempt = Attempt(
+                    self.db, self.executor, recording, run.claim, prepared, self.embedders, self.model_pool
+                )
+                return await attempt.run(run.cancel)
             return await self._invoke(run, prepared, recording, emit)
         except Unservable as reason:
             await self._give_back(run, str(reason))

@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import ending, patience, taking_in
+from cirkelline.runtime import ending, memory_upkeep, patience, taking_in
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.patience import first_line, until_answered
@@ -69,6 +69,7 @@ class Worker:
         self._db = db
         self._settings = settings
         self._registry = registry
+        self._embedders = embedders
         self._session = session
         self._drain = drain
         self._finishing = Finishing(db, state_limit=settings.state_limit)
@@ -111,6 +112,9 @@ class Worker:
             asyncio.create_task(self._keep_house(), name="worker-house"),
             asyncio.create_task(taking_in.take_in(self._db), name="worker-knowledge"),
         ]
+        if self._embedders is not None:
+            upkeep = memory_upkeep.keep_up(self._db, self._embedders)
+            self._background.append(asyncio.create_task(upkeep, name="worker-memories"))
         return self
 
     async def __aexit__(

@@ -10,13 +10,16 @@ from uuid import UUID
 
 from cirkelline.configs import wording
 from cirkelline.configs.errors import UsageError
+from cirkelline.runtime.memory_optimization import memory_optimization
 from cirkelline.state import tasks, users
 from cirkelline.state import workflows as records
 from cirkelline.state.connection import Database
 from cirkelline.tools.toolbox import Toolbox, ToolNotFound
-from cirkelline.tools.workflows import Workflow
+from cirkelline.tools.workflows import Workflow, marked
 
-SHIPPED: Final[Mapping[str, Workflow]] = {}
+SHIPPED: Final[Mapping[str, Workflow]] = {
+    found.name: found for found in (marked(memory_optimization),) if found is not None
+}
 """The workflows that come with cirkelline, by name; every worker has them."""
 
 OWN: Final[Mapping[str, str]] = {

@@ -25,6 +25,7 @@ from cirkelline.tools import docstrings
 from cirkelline.tools.arguments import Arguments, ArgumentsInvalid, Parameter
 from cirkelline.tools.citations import Numbers
 from cirkelline.tools.library import Library
+from cirkelline.tools.remembering import Memories
 from cirkelline.tools.state import State
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "EndRun",
     "NoConnection",
     "NoKnowledge",
+    "NoMemories",
     "NoSession",
     "OnUnknown",
     "Tool",
@@ -66,6 +68,10 @@ class NoKnowledge(CirkellineError):
     """A tool asked for documents where there are none to ask for."""
 
 
+class NoMemories(CirkellineError):
+    """A tool asked for memories of a user, and its task has none."""
+
+
 class NoSession(CirkellineError):
     """A tool asked for the state of a session, and its task is no turn of one."""
 
@@ -94,6 +100,7 @@ class ToolContext:
     lent: Any = field(default=None, repr=False)
     held: State | None = field(default=None, repr=False)
     library: Library | None = field(default=None, repr=False)
+    remembered: Memories | None = field(default=None, repr=False)
     numbers: Numbers = field(default_factory=Numbers, repr=False)
     log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
     clock: Callable[[], datetime] = field(default=_utc_now, repr=False)
@@ -120,6 +127,16 @@ class ToolContext:
                 "ctx.knowledge is there in a task that a worker runs; a test gives its own: ToolContext(library=...)"
             )
         return self.library
+
+    @property
+    def memories(self) -> Memories:
+        """What is remembered of the user whom the run works for. Raises: NoMemories."""
+        if self.remembered is None:
+            raise NoMemories(
+                "ctx.memories is there in a task on behalf of a user that a worker runs; a test gives its own:"
+                " ToolContext(remembered=...)"
+            )
+        return self.remembered
 
     @property
     def connection(self) -> Any:

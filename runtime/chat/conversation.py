@@ -54,6 +54,11 @@ class Conversation:
         self._worker = worker
         self._pace = pace or Pace()
 
+    @property
+    def works_itself(self) -> bool:
+        """Whether a worker inside this chat is what serves its session."""
+        return self._worker.working
+
     async def turn(self, said: str) -> Turn | None:
         """Say something and show the answer; return how it ended, None when the person would not wait for it."""
         stop, task_id = Stop(), uuid4()

@@ -14,7 +14,7 @@ from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import composition, pulling
-from cirkelline.runtime.chat import commands, opening, questions, quiet
+from cirkelline.runtime.chat import commands, opening, questions, quiet, remembering
 from cirkelline.runtime.chat.conversation import Conversation
 from cirkelline.runtime.chat.interrupts import Interrupts
 from cirkelline.runtime.chat.lines import Lines
@@ -158,12 +158,17 @@ async def _greet(opened: Opened, partners: Partners, terminal: Terminal) -> None
 
 async def _converse(conversation: Conversation, screen: Screen) -> Left:
     """Take one thing after another that the person says; return how they left."""
-    while True:
-        try:
+    told = remembering.Told(conversation)
+    try:
+        await told.begin(screen)
+        while True:
+            await told.tell(screen)
             if not await _done(conversation, screen, await screen.ask()):
                 screen.went_wrong()
-        except Left as left:
-            return left
+    except Left as left:
+        if not left.interrupted:
+            await told.finish(screen)
+        return left
 
 
 async def _done(conversation: Conversation, screen: Screen, said: str) -> bool:

@@ -20,6 +20,7 @@ LAZY: Final = {
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
     "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations, put them away, take them along."),
     "knowledge": Lazy(_COMMANDS + "knowledge", "Give documents to agents, and search them."),
+    "memories": Lazy(_COMMANDS + "memories", "See what is remembered of a user, and change it."),
     "users": Lazy(_COMMANDS + "users", "See who there is, what is theirs, and let them in or go."),
     "usage": Lazy(_COMMANDS + "usage", "See what model calls, tokens and money were spent, and by whom."),
     "workers": Lazy(_COMMANDS + "workers", "See which workers are alive."),
@@ -31,7 +32,7 @@ SECTIONS: Final = (
     ("Run", ("up", "chat")),
     (
         "Look and steer",
-        ("agents", "tasks", "workflows", "states", "sessions", "knowledge", "users", "usage", "workers"),
+        ("agents", "tasks", "workflows", "states", "sessions", "knowledge", "memories", "users", "usage", "workers"),
     ),
     ("This installation", ("models", "db", "doctor")),
 )

@@ -51,6 +51,7 @@ states list|show|diff|rollback
 workers list
 sessions list|show|archive|export
 knowledge add|list|search|show|remove|reindex
+memories list|search|add|forget|undo|optimize|why|capture
 users add|list|login|profile|adopt|deactivate|export|delete
 models list|pull
 db url|status|migrate|adopt|stop

@@ -41,6 +41,9 @@ GOOD = [
     "tools: [search_knowledge]\nknowledge: {top_k: 50, mode: rrf, threshold: 0.25, tags: [handbook, 'of 2025']}",
     "tools: [{python: 'a:b'}]\nknowledge: {mode: words, tags: []}",
     "tools: [read_document]\nknowledge: {top_k: '${N}', threshold: '${T}', tags: ['${TOOL}']}",
+    "memory: {}",
+    "memory: {recall: 0, budget: 20, capture: off}",
+    "tools: [remember]\nmemory: {recall: '${N}', capture: auto}",
     "history: {}",
     "history: {messages: 0}",
     "history: {messages: '${N}'}",
@@ -61,7 +64,7 @@ BEYOND_A_SCHEMA = {
     "a key twice", "a key twice, deep", "an anchor", "a merge key", "a standard tag", "steps in octal",
     "a week", "a long time limit", "an address for auto", "a function twice", "a word of Python",
     "an unset variable", "an unset variable in text", "a secret variable", "a secret with a default",
-    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within", "knowledge without a tool",
+    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within", "knowledge without a tool", "no capture with a tool for it",
 }  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def test_the_schema_knows_the_keys_of_every_place_and_describes_them() -> None:
 
     top = properties(json_schema.agent_json_schema())
     parts: dict[tuple[str, ...], dict[str, Any]] = {(): top, ("tools", "*"): properties(top["tools"]["items"])}
-    parts |= {(key,): properties(top[key]) for key in ("model", "knowledge", "history", "limits")}
+    parts |= {(key,): properties(top[key]) for key in ("model", "knowledge", "memory", "history", "limits")}
     assert {place: set(keys) for place, keys in parts.items()} == {
         place: set(keys) for place, keys in schema.surface_keys().items()
     }

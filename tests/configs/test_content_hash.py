@@ -68,6 +68,9 @@ _definition = st.fixed_dictionaries(
             threshold=st.floats(0, 1),
             tags=st.lists(_line, unique=True, max_size=4),
         ),
+        "memory": _mapping(
+            recall=st.integers(0, 50), budget=st.integers(20, 4000), capture=st.sampled_from(["auto", "tools", "off"])
+        ),
         "history": st.one_of(
             _mapping(messages=st.integers(0, 1000)), _mapping(messages=st.integers(2, 1000), summarize=st.booleans())
         ),
@@ -187,6 +190,10 @@ CHANGES = [
     "tools: [search_knowledge]\nknowledge: {mode: rrf}",
     "tools: [search_knowledge]\nknowledge: {threshold: 0.5}",
     "tools: [search_knowledge]\nknowledge: {tags: [a]}",
+    "memory: {}",
+    "memory: {recall: 7}",
+    "memory: {budget: 200}",
+    "memory: {capture: auto}",
     "history: {messages: 0}",
     "history: {messages: 21}",
     "history: {summarize: true}",
@@ -206,9 +213,9 @@ def test_every_change_of_meaning_changes_the_hash() -> None:
 
 def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
-    specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.KnowledgeSpec, schema.HistorySpec, schema.LimitsSpec)
+    specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.KnowledgeSpec, schema.MemorySpec, schema.HistorySpec, schema.LimitsSpec)
     count = sum(len(each.model_fields) for each in specs)
-    assert count == 10 + 6 + 7 + 4 + 2 + 3, "a new field needs its line in CHANGES"
+    assert count == 11 + 6 + 7 + 4 + 3 + 2 + 3, "a new field needs its line in CHANGES"
 
 
 def test_the_hash_of_a_definition_never_changes_between_releases() -> None:

@@ -129,6 +129,9 @@ def test_no_built_in_tool_has_to_be_decided_about_after_a_crash() -> None:
         "search_knowledge": "read",
         "list_documents": "read",
         "read_document": "read",
+        "remember": "idempotent",
+        "recall": "read",
+        "forget": "idempotent",
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +19,8 @@ from uuid import UUID
 
 import structlog
 
-from cirkelline.agents.chat_model import ChatMessage, ToolCall, ToolSchema, Usage
+from cirkelline.agents.chat_model import ToolCall, Usage
+from cirkelline.agents.hashing import hash_call, hash_conversation
 from cirkelline.agents.steps import Answer, ModelCall, Parked, ToolUse, UseTool
 from cirkelline.configs import errors, wording
 from cirkelline.configs.effects import Effects, OnUnknown
@@ -342,30 +342,6 @@ class Journal:
         self._unwritten = [step for step in self._unwritten if step not in pending]
 
 
-def hash_conversation(messages: Sequence[ChatMessage]) -> bytes:
-    """Return 16 bytes for all that a model sees: roles, contents, and the tools' names and arguments."""
-    return _hash(
-        [
-            [each.role, each.content, [[call.name, call.arguments] for call in each.tool_calls], each.tool_name]
-            for each in messages
-        ]
-    )
-
-
-def hash_tools(tools: Sequence[ToolSchema]) -> str:
-    """Return 16 digits for what a model is told about its tools."""
-    return _hash([[each.name, each.description, each.parameters] for each in tools]).hex()[:16]
-
-
-def hash_call(call: ToolCall) -> bytes:
-    """Return 16 bytes for a tool call: its name and arguments."""
-    return _hash([call.name, call.arguments])
-
-
-def _hash(value: object) -> bytes:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).digest()
-
-
 def _answer_output(answer: Answer) -> dict[str, Any]:
     calls = [
         {"id": call.id, "name": call.name, "arguments": call.arguments}
@@ -419,7 +395,12 @@ def _tool_step(use: ToolUse, output: Mapping[str, Any] | None, **more: Any) -> S
 
 def _ended_step(use: ToolUse, result: ToolResult) -> Step:
     return _tool_step(
-        use, {"text": result.text}, error=result.error, ms=result.ms, operations=_operations(result) or None
+        use,
+        {"text": result.text},
+        error=result.error,
+        ms=result.ms,
+        operations=_operations(result) or None,
+        citations=result.citations or None,
     )
 
 

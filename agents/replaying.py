@@ -13,7 +13,8 @@ from typing import Final
 
 from cirkelline.agents import models, run
 from cirkelline.agents.chat_model import ChatMessage, Delta, ToolSchema
-from cirkelline.agents.journaling import FORMAT, answer_of, hash_call, hash_conversation, result_of
+from cirkelline.agents.hashing import hash_call, hash_conversation
+from cirkelline.agents.journaling import FORMAT, answer_of, result_of
 from cirkelline.agents.run import RunOutcome, RunRequest
 from cirkelline.agents.steps import Answer, ModelCall, ToolUse, UseTool
 from cirkelline.configs import errors, wording

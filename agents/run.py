@@ -68,7 +68,7 @@ class RunRequest:
 
     `model` is resolved (never `auto`). `messages` is the conversation before `input`, without a system prompt.
     The two `around_*` are where a journal stands: each gets the call and how to make it, and returns what it gave.
-    `clock` is the moment that the model is told, by default the present one.
+    `clock` is the moment that the model is told, by default the present one. `about` is what it is told of the user.
     """
 
     spec: AgentSpec
@@ -80,6 +80,7 @@ class RunRequest:
     around_model_call: steps.AroundModelCall = steps.call_model
     around_tool_call: steps.AroundToolCall = steps.call_tool
     clock: datetime | None = None
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,8 @@ async def _drive(
             around_model_call=request.around_model_call,
             around_tool_call=request.around_tool_call,
         )
-        system = ChatMessage("system", prompts.system_prompt(request.spec, request.clock or request.ctx.now()))
+        now = request.clock or request.ctx.now()
+        system = ChatMessage("system", prompts.system_prompt(request.spec, now, request.about))
         # agno takes a second to import: in a thread, the first time. Later no thread, as an author's tools may hold them all.
         loop = _agno_loop() if _LOOP in sys.modules else await asyncio.to_thread(_agno_loop)
         await loop.drive(progress.steps, [system, *request.messages, ChatMessage("user", request.input)])

@@ -30,6 +30,23 @@ def agent_json_schema() -> dict[str, Any]:
         "model": _model(),
         "instructions": {"type": "string", "pattern": r"\S"},
         "tools": _list(_tool(), schema.MOST_TOOLS),
+        "knowledge": _mapping(
+            schema.KnowledgeSpec,
+            {
+                "top_k": _integer(*schema.TOP_K),
+                "mode": _word(schema.SearchMode),
+                "threshold": _number(*schema.THRESHOLD),
+                "tags": _list(_line(schema.LONGEST_TAG), schema.MOST_TAGS),
+            },
+        ),
+        "memory": _mapping(
+            schema.MemorySpec,
+            {
+                "recall": _integer(*schema.RECALL),
+                "budget": _integer(*schema.RECALL_BUDGET),
+                "capture": {"anyOf": [*_word(schema.Capture)["anyOf"], {"const": False}]},
+            },
+        ),
         "history": _history(),
         "limits": _mapping(
             schema.LimitsSpec,

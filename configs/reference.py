@@ -28,7 +28,11 @@ instructions: |
   Work out what is asked. Answer in one sentence.
 tools:
   - calculate
+  - search_knowledge
+  - remember
   - {python: "billing:charge_card", timeout: 30s}
+knowledge: {top_k: 6}
+memory: {recall: 8, capture: tools}
 history: {messages: 20, summarize: true}
 limits: {concurrency: 4, steps: 20, wall: 5m}
 retry: {attempts: 3, backoff: 2s}
@@ -50,6 +54,8 @@ _SECTIONS: Final[dict[tuple[str, ...], tuple[str, type[BaseModel]]]] = {
     (): ("Keys", schema.AgentSpec),
     ("model",): ("`model`, written as a mapping", schema.ModelSpec),
     ("tools", "*"): ("`tools`, an entry written as a mapping", schema.ToolSpec),
+    ("knowledge",): ("`knowledge`", schema.KnowledgeSpec),
+    ("memory",): ("`memory`", schema.MemorySpec),
     ("history",): ("`history`", schema.HistorySpec),
     ("limits",): ("`limits`", schema.LimitsSpec),
     ("retry",): ("`retry`", schema.RetrySpec),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -20,6 +20,8 @@ FORMAT_VERSION: Final = 1
 STEPS: Final = (1, 1000)
 CONCURRENCY: Final = (1, 1000)
 HISTORY: Final = (0, 1000)
+TOP_K: Final = (1, 50)
+THRESHOLD: Final = (0.0, 1.0)
 LEAST_SUMMARIZED: Final = 2  # messages: a question and its answer
 TEMPERATURE: Final = (0.0, 2.0)
 MAX_TOKENS: Final = (1, 1_000_000)
@@ -33,6 +35,12 @@ LONGEST_CAPABILITY: Final = 100
 MOST_CAPABILITIES: Final = 64
 MOST_TOOLS: Final = 64
 MOST_SCHEDULES: Final = 64
+LONGEST_TAG: Final = 100
+MOST_TAGS: Final = 20
+RECALL: Final = (0, 50)
+RECALL_BUDGET: Final = (20, 4000)
+WRITES_MEMORY: Final = "remember"
+KNOWLEDGE_TOOLS: Final = ("search_knowledge", "list_documents", "read_document")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,70 @@ class HistorySpec(_Strict):
         return self
 
 
+class SearchMode(StrEnum):
+    """How documents are searched; the words of `state.searching.Mode`."""
+
+    HYBRID = "hybrid"
+    VECTOR = "vector"
+    WORDS = "words"
+    RRF = "rrf"
+
+
+class KnowledgeSpec(_Strict):
+    """What an agent finds in the documents of the user it works for, and how."""
+
+    top_k: Annotated[int, BeforeValidator(fields.integer(*TOP_K))] = Field(
+        default=6, description="How many passages one search gives, unless the agent asks for another number."
+    )
+    mode: Annotated[SearchMode, BeforeValidator(fields.choice(SearchMode))] = Field(
+        default=SearchMode.HYBRID,
+        description="How passages are ranked: hybrid (by meaning and words), vector, words, or rrf (by both ranks).",
+    )
+    threshold: Annotated[float, BeforeValidator(fields.number(*THRESHOLD))] | None = Field(
+        default=None, description="The least score of a passage that is given; without it the best ones always are."
+    )
+    tags: Annotated[
+        tuple[Annotated[str, BeforeValidator(fields.line(LONGEST_TAG, "handbook"))], ...],
+        BeforeValidator(fields.items("[handbook]", MOST_TAGS)),
+    ] = Field(
+        default=(), description="The agent sees only documents that have all of these tags; without it every one."
+    )
+
+    @field_validator("tags")
+    @classmethod
+    def _tags_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        _refuse_repeated(value)
+        return value
+
+
+class Capture(StrEnum):
+    """How an agent comes to remember what the user it works for has told."""
+
+    AUTO = "auto"
+    TOOLS = "tools"
+    OFF = "off"
+
+
+def _capture(value: object) -> object:
+    return fields.choice(Capture)("off" if value is False else value)  # YAML 1.1, and so some editors, reads `off` so
+
+
+class MemorySpec(_Strict):
+    """What an agent knows of the user it works for from earlier conversations, with whichever agent they were."""
+
+    recall: Annotated[int, BeforeValidator(fields.integer(*RECALL))] = Field(
+        default=8, description="How many memories that bear on the input the agent is shown at most; 0 shows none."
+    )
+    budget: Annotated[int, BeforeValidator(fields.integer(*RECALL_BUDGET))] = Field(
+        default=150, description="How many tokens they may have; when all of a user's memories fit, all are shown."
+    )
+    capture: Annotated[Capture, BeforeValidator(_capture)] = Field(
+        default=Capture.TOOLS,
+        description="What is remembered: tools (what its tool `remember` is given), auto (also lasting facts about the"
+        " user that a chat brings up, once the user has agreed), or off.",
+    )
+
+
 class LimitsSpec(_Strict):
     """What one agent may use."""
 
@@ -262,6 +334,12 @@ class AgentSpec(_Strict):
         tuple[Annotated[ToolSpec, BeforeValidator(_tool_fields)], ...],
         BeforeValidator(fields.items("[calculate]", MOST_TOOLS)),
     ] = Field(default=(), description="What the agent can call.")
+    knowledge: Annotated[KnowledgeSpec, BeforeValidator(fields.mapping("{top_k: 6}"))] = Field(
+        default=KnowledgeSpec(), description="How the agent searches documents, and which ones it sees."
+    )
+    memory: Annotated[MemorySpec, BeforeValidator(fields.mapping("{recall: 8}"))] | None = Field(
+        default=None, description="What the agent remembers of the users it works for; without it, nothing by itself."
+    )
     history: Annotated[HistorySpec, BeforeValidator(fields.mapping("{messages: 20}"))] = Field(
         default=HistorySpec(), description="How much of a session the agent sees again."
     )
@@ -303,6 +381,23 @@ class AgentSpec(_Strict):
         _refuse_repeated(tuple(tool.label for tool in value))
         return value
 
+    @model_validator(mode="after")
+    def _remembers_as_it_says(self) -> Self:
+        off = self.memory is not None and self.memory.capture is Capture.OFF
+        if off and any(tool.name == WRITES_MEMORY for tool in self.tools):
+            raise refuse(f"is off, and the agent has the tool {WRITES_MEMORY}: remove one of them", "memory", "capture")
+        return self
+
+    @model_validator(mode="after")
+    def _can_use_knowledge(self) -> Self:
+        if self.knowledge != KnowledgeSpec() and not any(
+            tool.python or tool.name in KNOWLEDGE_TOOLS for tool in self.tools
+        ):
+            raise refuse(
+                f"is for agents with a tool that reads documents: add {KNOWLEDGE_TOOLS[0]} to tools", "knowledge"
+            )
+        return self
+
 
 def _refuse_repeated(words: tuple[str, ...]) -> None:
     for index, word in enumerate(words):
@@ -324,12 +419,15 @@ def canonical(spec: AgentSpec) -> dict[str, Any]:
         "description": spec.description,
         "capabilities": list(spec.capabilities),
         "tools": [_tool_form(tool) for tool in spec.tools],
+        "knowledge": _changed(spec.knowledge),
         "history": _changed(spec.history),
         "limits": _changed(spec.limits),
         "retry": _changed(spec.retry),
         "schedules": [_changed(schedule) for schedule in spec.schedules],
     }
-    return {key: value for key, value in form.items() if value or key in {"name", "type"}}
+    # Without the key nothing is remembered, so an empty one says something.
+    memory = {} if spec.memory is None else {"memory": _changed(spec.memory)}
+    return {key: value for key, value in form.items() if value or key in {"name", "type"}} | memory
 
 
 def content_hash(spec: AgentSpec) -> str:
@@ -356,6 +454,8 @@ def _number(value: object) -> object:
     """Return `300` for `300.0` and a word for one of ours, so that the stored form reads as it was written."""
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, tuple):
+        return list(cast("tuple[object, ...]", value))
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -366,6 +466,8 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
         (): ("version", *AgentSpec.model_fields),
         ("model",): tuple(model),
         ("tools", "*"): tuple(ToolSpec.model_fields),
+        ("knowledge",): tuple(KnowledgeSpec.model_fields),
+        ("memory",): tuple(MemorySpec.model_fields),
         ("history",): tuple(HistorySpec.model_fields),
         ("limits",): tuple(LimitsSpec.model_fields),
         ("retry",): tuple(RetrySpec.model_fields),
@@ -376,6 +478,5 @@ def surface_keys() -> Mapping[tuple[str, ...], tuple[str, ...]]:
 # What the design gives to later releases. It is refused, never accepted and ignored: an author who writes
 # `tokens: 50_000` must not find out from a bill that it meant nothing yet.
 LATER: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
-    (): frozenset({"memory", "knowledge"}),
     ("limits",): frozenset({"tokens"}),
 }

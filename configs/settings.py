@@ -146,6 +146,12 @@ class Settings(BaseSettings):
     local_model: Annotated[str, BeforeValidator(fields.line(500, "qwen2.5-coder-1.5b"))] | None = Field(
         default=None, description="The embedded language model's name or GGUF file; by default chosen for the memory."
     )
+    embedding_threads: Annotated[int, BeforeValidator(fields.integer(1, 256))] | None = Field(
+        default=None, description="Threads of the embedding model; by default half the processors, at most 4."
+    )
+    document_limit: Annotated[int, BeforeValidator(fields.integer(1024, 1_073_741_824))] = Field(
+        default=52_428_800, description="The largest document that is read, in bytes."
+    )
     prices: Annotated[Path, BeforeValidator(_path)] | None = Field(
         default=None, description="A file of what models cost; it goes before the price list that is shipped."
     )
@@ -180,7 +186,11 @@ class Variable:
 
 
 _OTHERS: Final = (
-    Variable("GOOGLE_API_KEY", "The key of `gemini:` models; `model: auto` takes Gemini when it is set.", secret=True),
+    Variable(
+        "GOOGLE_API_KEY",
+        "The key of `gemini:` models and embeddings; `model: auto` takes Gemini when it is set.",
+        secret=True,
+    ),
     Variable("OPENAI_API_KEY", "The key of `openai:` models; the second choice of `model: auto`.", secret=True),
     Variable("OPENAI_BASE_URL", "The address of another OpenAI-compatible server, such as Ollama or vLLM."),
     Variable("CIRKELLINE_OPENAI_MODEL", "The model that `model: auto` takes from an OpenAI-compatible server."),

@@ -15,15 +15,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
 
 from cirkelline.configs import loading, scalars
-from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs.errors import CirkellineError, UsageError
+from cirkelline.configs.schema import KnowledgeSpec
 from cirkelline.configs.settings import Settings, load_settings
-from cirkelline.runtime import applying, composition, deciding, logs, workflows
+from cirkelline.runtime import accounts, applying, composition, deciding, logs, workflows
 from cirkelline.runtime.applying import Applied
 from cirkelline.runtime.composition import Opened
 from cirkelline.state import agents, parking, submitting, tasks, users
@@ -33,8 +34,14 @@ from cirkelline.state.connection import Conn, Database
 from cirkelline.state.parking import Waiting
 from cirkelline.state.submitting import NewTask
 from cirkelline.state.tasks import Task, TaskStatus
+from cirkelline.state.users import User
 from cirkelline.state.workflows import WorkflowRun
+from cirkelline.tools.embedding import EmbedderPool
+from cirkelline.tools.library import Embedders, Found, UserLibrary, Wanted
 from cirkelline.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from cirkelline.runtime.ingest.adding import Added
 
 _FIRST_LOOK: Final = 0.02
 _LONGEST_LOOK: Final = 0.5
@@ -220,6 +227,8 @@ class Runtime:
     tasks: Tasks
     agents: Agents
     toolbox: Toolbox = field(repr=False)
+    embedders: Embedders = field(repr=False)
+    _environ: Mapping[str, str] = field(repr=False, default_factory=lambda: os.environ)
 
     @classmethod
     @asynccontextmanager
@@ -241,9 +250,18 @@ class Runtime:
             logs.configure(chosen, environ)
         async with composition.open_database(chosen, migrate=migrate) as opened:
             toolbox = Toolbox(composition.tools_folder(None, Path(tools) if tools else None), chosen.tool_modules)
-            runtime = cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox)
-            async with _working(opened, toolbox, environ) if worker else contextlib.nullcontext():
-                yield runtime
+            async with (
+                EmbedderPool(environ) as embedders,
+                _working(opened, toolbox, environ) if worker else contextlib.nullcontext(),
+            ):
+                yield cls(opened, Tasks(opened.db), Agents(opened, environ, toolbox), toolbox, embedders, environ)
+
+    async def user(self, token: str) -> User:
+        """Return the user whom a token of `cirkelline users login` stands for; `str(user.id)` is a `user=`.
+
+        Raises: LoginRefused.
+        """
+        return await accounts.by_token(self.opened.db, token)
 
     async def submit(
         self,
@@ -261,7 +279,7 @@ class Runtime:
         """Put a task in line for an agent, or (None) for whichever has these capabilities; `input` is text, or any JSON.
 
         It runs from `at` on, or after `delay` seconds, those of a higher priority first. With a `key` the same submission is
-        the same task, however often it is made. Raises: AgentNotFound, SubmissionRefused, KeyTaken.
+        the same task, however often it is made. Raises: AgentNotFound, UserInactive, SubmissionRefused, KeyTaken.
         """
         async with self.opened.db.connection() as conn:
             agent_id = (await agents.answering(conn, agent)).id if agent is not None else None
@@ -303,6 +321,48 @@ class Runtime:
         Raises: WorkflowNotFound, InputInvalid; TaskFailed, TaskCancelled; TaskUnfinished after `timeout` seconds.
         """
         return await (await self.submit_workflow(name, input, user=user)).output(timeout)
+
+    async def add_knowledge(
+        self,
+        sources: Sequence[Path | str],
+        *,
+        user: str | None = None,
+        shared: bool = False,
+        tags: Sequence[str] = (),
+        sync: bool = False,
+    ) -> Added:
+        """Bring the documents of files, folders and addresses up to date, for a user or with `shared` for everybody.
+
+        `sync` removes those whose files are gone from the folders. Cancelled, the same call goes on. What was refused or
+        failed is in `bad` of what it returns. Raises: UsageError, EmbedderUnavailable, TenantsUnprotected.
+        """
+        from cirkelline.runtime.ingest import adding  # noqa: PLC0415 - a program without documents does without readers
+
+        if (user is None) is not shared:
+            raise UsageError("documents belong to somebody: give add_knowledge either user=… or shared=True")
+        given = [str(source) for source in sources]
+        return await adding.add_for(self.opened, self._environ, given, user=user, tags=tags, sync=sync)
+
+    async def search_knowledge(
+        self,
+        query: str,
+        *,
+        user: str | None = None,
+        wanted: Wanted | None = None,
+        limit: int = 6,
+        mode: str = "hybrid",
+        threshold: float | None = None,
+    ) -> Found:
+        """Return the passages that fit a query best, of a user's documents and the shared ones, or of these alone.
+
+        Raises: UserNotFound, UserInactive, NoSuchDocument; ValueError for a mode or threshold that there is not.
+        """
+        spec = KnowledgeSpec.model_validate({"mode": mode, "threshold": threshold})
+        user_id = None
+        if user is not None:
+            async with self.opened.db.connection() as conn:
+                user_id = (await users.acting(conn, user)).id
+        return await UserLibrary(self.opened.db, self.embedders, user_id, spec).search(query, wanted, limit=limit)
 
     async def cancel(self, task_id: UUID | str) -> str:
         """Cancel a task: 'cancelled' at once, 'asked' when a worker runs it, or the status it had ended with."""

@@ -18,6 +18,7 @@ from cirkelline.state.connection import Database, describe
 
 if TYPE_CHECKING:
     from cirkelline.runtime.worker import Worker
+    from cirkelline.tools.library import Embedders
     from cirkelline.tools.toolbox import Toolbox
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "configs" / "examples"
@@ -149,20 +150,34 @@ async def open_worker(
     slots: int | None = None,
     session: UUID | None = None,
     drain: bool = False,
+    embedders: Embedders | None = None,
 ) -> AsyncGenerator[Worker]:
-    """Put a worker together and register it: `serve` it inside the block; at the end it has left the database."""
+    """Put a worker together and register it: `serve` it inside the block; at the end it has left the database.
+
+    Its agents' searches take `embedders`, by default those of the environment.
+    """
     # Imported here: a command that only reads the database does without agents and tools.
     from cirkelline.agents.models import ModelPool  # noqa: PLC0415
     from cirkelline.runtime.registry import Registry  # noqa: PLC0415
     from cirkelline.runtime.worker import Worker  # noqa: PLC0415
+    from cirkelline.tools.embedding import EmbedderPool  # noqa: PLC0415
     from cirkelline.tools.execution import Executor  # noqa: PLC0415
 
     registry = Registry(opened.db, toolbox, environ, prices=prices.load(opened.settings.prices))
     async with (
         Executor() as executor,
         ModelPool(environ) as model_pool,
+        EmbedderPool(environ) as pool,
         Worker(
-            opened.db, opened.settings, registry, executor, model_pool, slots=slots, session=session, drain=drain
+            opened.db,
+            opened.settings,
+            registry,
+            executor,
+            model_pool,
+            embedders=embedders or pool,
+            slots=slots,
+            session=session,
+            drain=drain,
         ) as worker,
     ):
         yield worker

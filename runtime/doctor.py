@@ -23,7 +23,18 @@ from cirkelline.configs.schema import ModelSpec
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import applying, composition, logs
 from cirkelline.runtime.registry import Registry
-from cirkelline.state import adoption, agents, connection, embedded, migrations, tasks, workers
+from cirkelline.state import (
+    adoption,
+    agents,
+    aliases,
+    backfill,
+    connection,
+    embedded,
+    migrations,
+    tasks,
+    tenant,
+    workers,
+)
 from cirkelline.state.connection import Conn, Database
 from cirkelline.tools.toolbox import Toolbox
 
@@ -200,6 +211,8 @@ async def _database(diagnosis: Diagnosis, settings: Settings, environ: Mapping[s
             if not await _schema(diagnosis, opened, conn):
                 return
             await _adoption(diagnosis, conn)
+            await _isolation(diagnosis, conn)
+            await _knowledge(diagnosis, conn)
             await _workers(diagnosis, conn)
         await _agents(diagnosis, opened.db, Registry(opened.db, toolbox, environ))
 
@@ -258,6 +271,54 @@ async def _adoption(diagnosis: Diagnosis, conn: Conn) -> None:
     if report.in_public:
         says = f"tables of the agents database stand in public and are not used: {', '.join(report.in_public)}"
         diagnosis.notice("adoption", says, "`cirkelline db adopt --from public` moves them")
+
+
+async def _isolation(diagnosis: Diagnosis, conn: Conn) -> None:
+    obstacle = await tenant.obstacle(conn)
+    if obstacle:
+        diagnosis.is_broken("isolation", obstacle)
+    else:
+        diagnosis.fine("isolation", "users see their own rows alone, by row-level security")
+    hindered = await tenant.hindered(conn)
+    if hindered:
+        names = ", ".join(hindered[:_SHOWN]) + _and_more(hindered)
+        says = f"these roles may write users' tables by INSERT, but not by COPY FROM without BYPASSRLS: {names}"
+        diagnosis.fine("isolation", says)
+    await _ownerless(diagnosis, conn)
+
+
+async def _ownerless(diagnosis: Diagnosis, conn: Conn) -> None:
+    found = await aliases.of_nobody(conn)
+    for relation in dict.fromkeys(each.relation for each in found):
+        named = [each for each in found if each.relation == relation and each.owner is not None]
+        nameless = sum(each.amount for each in found if each.relation == relation and each.owner is None)
+        if named:
+            texts = ", ".join(repr(each.owner) for each in named[:_SHOWN]) + _and_more(named)
+            says = f"{_count(sum(each.amount for each in named), 'row')} of {relation} with owners that are nobody: {texts}"
+            remedy = "`cirkelline users adopt OWNER --as USER` gives them to somebody; `users adopt --list` lists all"
+            diagnosis.notice("owners", says, remedy)
+        if nameless:
+            says = f"{_count(nameless, 'row')} of {relation} without a user_id, which nobody sees"
+            remedy = "write the user's id into their metadata as user_id, or 'cirkelline:shared' for everybody"
+            diagnosis.notice("owners", says, remedy)
+
+
+async def _knowledge(diagnosis: Diagnosis, conn: Conn) -> None:
+    found = await backfill.standing(conn)
+    searchable = f"{_count(found.documents, 'document')} with {_count(found.chunks, 'chunk')} can be searched"
+    if found.remaining:
+        says = f"{searchable}; {_count(found.remaining, 'row')} of other programs cannot be found yet"
+        diagnosis.notice("knowledge", says, "`cirkelline up` takes them in, a batch at a time")
+    else:
+        diagnosis.fine("knowledge", searchable)
+    if found.failed:
+        says = f"{_count(found.failed, 'row')} could not be taken in and cannot be found, as {found.problem}"
+        diagnosis.notice(
+            "knowledge", says, "correct the row, and it is looked at again; ai.knowledge_failures lists them"
+        )
+    if not found.indexed:
+        says = "the index idx_vectors_embedding is not there; no search of cirkelline's needs it, other programs' may"
+        diagnosis.notice("knowledge", says, "docs/knowledge.md has the statement that makes it")
 
 
 async def _workers(diagnosis: Diagnosis, conn: Conn) -> None:

@@ -38,11 +38,13 @@ class Holding:
 
     db: Database
     pause: float
+    heeded: bool = True
+    """Whether this worker waits for them. A chat's own asks all the same: its person is told at once what is wrong."""
     _held: dict[str, Hold | None] = field(default_factory=dict[str, Hold | None])
 
     def is_held(self, model: ModelSpec) -> bool:
         """Whether a model is not to be tried, but by a probe."""
-        return bool(self._held) and key_of(model) in self._held
+        return self.heeded and bool(self._held) and key_of(model) in self._held
 
     @property
     def due(self) -> list[str]:
@@ -83,7 +85,8 @@ class Holding:
         held = await until_answered(hold, "hold a model")
         self._held.setdefault(key, None)
         blamed = held.fresh and not away.refused and away.retry_after is None
-        due = held.until + timedelta(seconds=_BEHIND * self.pause) if probe else None
+        # A worker that does not wait for the model must not take the task again before then.
+        due = held.until + timedelta(seconds=_BEHIND * self.pause * probe) if probe or not self.heeded else None
 
         async def put_back() -> bool:
             async with self.db.connection() as conn:

@@ -11,12 +11,15 @@ from uuid import UUID
 
 import structlog
 
-from cirkelline.agents import summaries
+from cirkelline.agents import capturing, memory_notes, summaries
 from cirkelline.agents.chat_model import ChatMessage
-from cirkelline.agents.journaling import FORMAT, Journal, Recorder, hash_tools
+from cirkelline.agents.hashing import hash_tools
+from cirkelline.agents.journaling import FORMAT, Journal, Recorder
 from cirkelline.agents.run import RunError, RunOutcome, RunRequest, RunStatus
 from cirkelline.agents.steps import schema
 from cirkelline.configs import scalars
+from cirkelline.runtime import recalling
+from cirkelline.runtime.citing import Cited
 from cirkelline.runtime.past import Past, Pinned, look, wants_summary
 from cirkelline.runtime.registry import Prepared
 from cirkelline.state import journal as journals
@@ -25,13 +28,18 @@ from cirkelline.state.claims import Claim, Finish
 from cirkelline.state.connection import Database
 from cirkelline.state.journal import ANSWER, CONTEXT, Kind, Step
 from cirkelline.state.snapshots import Snapshot, SnapshotNotFound
+from cirkelline.tools import builtins
+from cirkelline.tools.capturing import may_tell
+from cirkelline.tools.citations import Numbers
 from cirkelline.tools.contract import Tool, ToolContext
+from cirkelline.tools.library import Embedders, UserLibrary
 from cirkelline.tools.state import State
 
 log = structlog.get_logger(__name__)
 
 CHAT: Final = "chat"
 SESSION_STATE: Final = "session_state"
+MEMORIES: Final = "memories"
 STOPPED: Final = "[stopped]"
 """What stands in a session's history for an answer that was cancelled before its first word."""
 
@@ -63,7 +71,7 @@ class Gathered:
 class _Context:
     """What a run is about besides its definition; an attempt that goes on sees what the first one saw.
 
-    `state` is a version of the agent's state, `pinned` what the run is shown of its session.
+    `state` is a version of the agent's state, `pinned` what the run is shown of its session and its user.
     """
 
     state: int | None
@@ -73,7 +81,14 @@ class _Context:
     @classmethod
     def of(cls, step: Step) -> _Context:
         kept = step.output or {}
-        pinned = Pinned(kept.get("last_message"), kept.get("summary"), kept.get(SESSION_STATE))
+        pinned = Pinned(
+            kept.get("last_message"),
+            kept.get("summary"),
+            kept.get(SESSION_STATE),
+            kept.get("about"),
+            kept.get(MEMORIES),
+            kept.get("captured"),
+        )
         return cls(kept.get("state"), pinned, datetime.fromisoformat(kept["clock"]))
 
     def step(self, claim: Claim, prepared: Prepared, tools: Sequence[Tool]) -> Step:
@@ -85,17 +100,29 @@ class _Context:
             "clock": self.clock.isoformat(),
             **({"tools": hash_tools([schema(tool) for tool in tools])} if tools else {}),
         }
-        more = {"summary": self.pinned.summary, SESSION_STATE: self.pinned.session_state}
+        pinned = self.pinned
+        more = {
+            "summary": pinned.summary,
+            SESSION_STATE: pinned.session_state,
+            "about": pinned.about,
+            MEMORIES: pinned.memories,
+            "captured": pinned.captured,
+        }
         output |= {key: value for key, value in more.items() if value is not None}
         return Step(
             position=CONTEXT, call=ANSWER, kind=Kind.CONTEXT, name=prepared.spec.name, format=FORMAT, output=output
         )
 
 
-async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Recorder) -> Begun:
-    """Return a run that goes on where the record ends, and adds to it."""
-    gathered = await gather(db, claim, prepared)
-    request = gathered.request
+async def begin(
+    db: Database, claim: Claim, prepared: Prepared, recorder: Recorder, embedders: Embedders | None = None
+) -> Begun:
+    """Return a run that goes on where the record ends, and adds to it; `embedders` are what its searches take."""
+    gathered = await gather(db, claim, prepared, embedders)
+    library = UserLibrary(db, embedders, claim.user_id, prepared.spec.knowledge, claim.session_id)
+    remembered = recalling.memories_of(db, embedders, claim, gathered.past)
+    ctx = replace(gathered.request.ctx, library=library, remembered=remembered)
+    request = replace(gathered.request, ctx=ctx)
     journal = Journal(
         recorder,
         task_id=claim.id,
@@ -120,17 +147,23 @@ async def begin(db: Database, claim: Claim, prepared: Prepared, recorder: Record
     )
 
 
-async def gather(db: Database, claim: Claim, prepared: Prepared) -> Gathered:
-    """Return all that a run depends on: the pinned definition, a snapshot, the session's history, what is on record."""
+async def gather(db: Database, claim: Claim, prepared: Prepared, embedders: Embedders | None = None) -> Gathered:
+    """Return all that a run depends on: the pinned definition, a snapshot, the session's history, what is on record.
+
+    What is remembered of its user is recalled for the first attempt alone; it is a part of the record.
+    """
     recorded, lost, snapshot = await _recorded(db, claim)
     earlier = _Context.of(recorded[0]) if recorded else None
     past = await look(db, claim, prepared, earlier.pinned if earlier else None)
-    context = earlier or _Context(
-        state=snapshot.version if snapshot else None,
-        pinned=past.pinned,
-        clock=datetime.now(UTC).replace(microsecond=0),
-    )
-    request = _request(claim, prepared, past, State(snapshot.state["work"] if snapshot else {}))
+    context = earlier
+    if context is None:
+        clock = datetime.now(UTC).replace(microsecond=0)
+        said = input_text(claim.payload, claim.task_type)
+        recalled = await recalling.recalled(db, embedders, claim, prepared, past, said=said, at=clock)
+        pinned = replace(past.pinned, memories=recalled)
+        context = _Context(state=snapshot.version if snapshot else None, pinned=pinned, clock=clock)
+    state = State(snapshot.state["work"] if snapshot else {})
+    request = _request(claim, prepared, past, remembered=context.pinned.memories, state=state, recorded=recorded)
     request = replace(request, clock=context.clock)
     return Gathered(request, past, context.step(claim, prepared, request.tools), recorded, lost)
 
@@ -152,19 +185,33 @@ async def _recorded(db: Database, claim: Claim) -> tuple[list[Step], list[Step],
         return recorded, lost, await snapshots.latest(conn, claim.agent_id)
 
 
-def _request(claim: Claim, prepared: Prepared, past: Past, state: State) -> RunRequest:
+def _request(
+    claim: Claim, prepared: Prepared, past: Past, *, remembered: str | None, state: State, recorded: Sequence[Step]
+) -> RunRequest:
     said = [(each.role, each.content) for each in past.messages]
     told = past.summary.text if past.summary else None
     shown = [ChatMessage("user" if role == "user" else "assistant", content) for role, content in said]
+    spec, tools = prepared.spec, prepared.tools
+    messages: tuple[ChatMessage, ...]
+    if past.of:
+        spec, tools, messages, asked = summaries.summarizer(spec), (), (), summaries.question(told, said)
+    elif past.captured is not None:
+        spec, tools, messages = capturing.capturer(spec), (builtins.KEEP_FACTS,), ()
+        asked = capturing.question(remembered, said)
+    else:
+        messages = (*summaries.shown(told, shown), *memory_notes.shown(remembered))
+        asked = input_text(claim.payload, claim.task_type)
     return RunRequest(
-        spec=summaries.summarizer(prepared.spec) if past.of else prepared.spec,
+        spec=spec,
         model=prepared.model,
-        input=summaries.question(told, said) if past.of else input_text(claim.payload, claim.task_type),
-        messages=() if past.of else summaries.shown(told, shown),
-        tools=() if past.of else prepared.tools,
+        input=asked,
+        messages=messages,
+        about=past.about,
+        tools=tools,
         ctx=ToolContext(
             state=state,
             held=State(past.state, name="session_state") if past.state is not None else None,
+            numbers=Numbers(citation for step in recorded for citation in step.citations or ()),
             agent=prepared.spec.name,
             task_id=claim.id,
             session_id=claim.session_id,
@@ -183,8 +230,13 @@ def input_text(payload: object, task_type: str | None) -> str:
     return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, indent=2)
 
 
-def finish(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome) -> Finish:
-    """Return what is written for a run that came to an outcome: its result, and with it the last step of its journal."""
+def finish(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome, cited: Cited | None = None) -> Finish:
+    """Return what is written for a run that came to an outcome: its result, and with it the last step of its journal.
+
+    What is stored and shown is the answer as it was `cited`, if it was checked; the journal has it as the model gave it.
+    """
+    if cited is not None:
+        outcome = replace(outcome, output=cited.output)
     if begun.past.of and outcome.status is RunStatus.COMPLETED and summaries.accepted(outcome.output) is None:
         refused = RunError("SummaryRefused", "the model's summary of the conversation is empty")
         outcome = replace(outcome, status=RunStatus.FAILED, error=refused)
@@ -192,7 +244,7 @@ def finish(claim: Claim, prepared: Prepared, begun: Begun, outcome: RunOutcome) 
     lost = begun.journal.lost(outcome.usage, outcome.steps, reason)
     steps = [*(_without_copy(step, outcome) for step in begun.journal.unwritten), *([lost] if lost else [])]
     return replace(
-        _finish(claim, begun.request, outcome),
+        _finish(claim, begun.request, outcome, cited.as_json() if cited is not None else {}),
         steps=steps,
         tokens=begun.journal.paid.tokens,
         session=_kept_for_session(claim, prepared, begun, outcome),
@@ -204,13 +256,20 @@ def _kept_for_session(claim: Claim, prepared: Prepared, begun: Begun, outcome: R
     if outcome.status is not RunStatus.COMPLETED:
         return {}
     past, held = begun.past, begun.request.ctx.held
+    if past.captured is not None:
+        return {"captured": {"after": past.captured, "covers": past.messages[-1].position}}
     if past.of:
         after = past.summary.covers if past.summary else 0
         text = summaries.accepted(outcome.output)
         return {"summary": {"after": after, "covers": past.messages[-1].position, "text": text}}
     operations = held.operations if held is not None else []
     wanted = claim.session_id is not None and wants_summary(past, prepared, added=2)
-    return ({"operations": operations} if operations else {}) | ({"summarize": True} if wanted else {})
+    heard = past.capture and claim.task_type == CHAT and may_tell(begun.request.input)
+    return (
+        ({"operations": operations} if operations else {})
+        | ({"summarize": True} if wanted else {})
+        | ({"capture": True} if heard else {})
+    )
 
 
 def _without_copy(step: Step, outcome: RunOutcome) -> Step:
@@ -221,9 +280,9 @@ def _without_copy(step: Step, outcome: RunOutcome) -> Step:
     return replace(step, output={"in_result": True}) if same and step.kind == Kind.MODEL else step
 
 
-def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome) -> Finish:
+def _finish(claim: Claim, run: RunRequest, outcome: RunOutcome, cited: dict[str, Any]) -> Finish:
     usage = {"input_tokens": outcome.usage.input_tokens, "output_tokens": outcome.usage.output_tokens}
-    facts = {"usage": usage, "steps": outcome.steps}
+    facts = {**cited, "usage": usage, "steps": outcome.steps}
     match outcome.status:
         case RunStatus.COMPLETED:
             return Finish(

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -17,7 +17,7 @@ from cirkelline.configs.loading import parse_config
 from cirkelline.configs.prices import Price, Prices
 from cirkelline.configs.schema import AgentSpec, ModelSpec, ToolSpec
 from cirkelline.runtime import applying, workflows
-from cirkelline.runtime.workflows import PreparedWorkflow
+from cirkelline.runtime.workflows import CommandsOwn, PreparedWorkflow
 from cirkelline.state import agents
 from cirkelline.state import workflows as records
 from cirkelline.state.connection import Database
@@ -74,6 +74,10 @@ class _Refusal:
     tries: int = 1
 
 
+_Outcome: TypeAlias = Prepared | PreparedWorkflow | CommandsOwn | str
+"""What reading a stored definition came to; a text says why this worker cannot serve it."""
+
+
 class Registry:
     """The agents and workflows as this worker sees them; `refresh` at every poll and whenever agents or tools changed."""
 
@@ -95,6 +99,7 @@ class Registry:
         self._prepared: dict[Version, Prepared | PreparedWorkflow] = {}
         self._refused: dict[Version, _Refusal] = {}
         self._held_back: dict[UUID, _Refusal] = {}
+        self._commands: set[Version] = set()
         self._lock = asyncio.Lock()
         self._loaded = False
 
@@ -178,6 +183,7 @@ class Registry:
                 item
                 for item in self._current.items()
                 if item not in self._prepared
+                and item not in self._commands
                 and not ((refusal := self._refused.get(item)) and now < refusal.since + TRY_AGAIN)
             ]
         )
@@ -191,16 +197,18 @@ class Registry:
         for stored, outcome in zip(found, await asyncio.to_thread(self._read_all, found), strict=True):
             self._keep(stored, outcome)
 
-    def _read_all(self, found: list[agents.Definition]) -> list[Prepared | PreparedWorkflow | str]:
+    def _read_all(self, found: list[agents.Definition]) -> list[_Outcome]:
         return [self._read(stored) for stored in found]
 
-    def _read(self, stored: agents.Definition) -> Prepared | PreparedWorkflow | str:
+    def _read(self, stored: agents.Definition) -> _Outcome:
         try:
             if (label := records.label_in(stored.spec)) is not None:
                 workflow = workflows.resolve(label, self._toolbox)
                 return PreparedWorkflow(stored.agent_id, stored.version, label, workflow)
             found = prepared(stored, self._toolbox.resolve)
             reason = models.why_not_servable(found.model, self._environ)
+        except CommandsOwn as own:
+            return own
         except CirkellineError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - one definition of whatever release must not stop the others
@@ -211,8 +219,11 @@ class Registry:
                 return replace(found, price=self._prices.of(found.model.label, at_home=at_home))
         return reason
 
-    def _keep(self, stored: agents.Definition, outcome: Prepared | PreparedWorkflow | str) -> None:
+    def _keep(self, stored: agents.Definition, outcome: _Outcome) -> None:
         item = (stored.agent_id, stored.version)
+        if isinstance(outcome, CommandsOwn):  # it is no lack of this worker's, so nobody is told
+            self._commands.add(item)
+            return
         name = str(stored.spec.get("name", stored.agent_id))
         before = self._refused.pop(item, None)
         if isinstance(outcome, PreparedWorkflow):

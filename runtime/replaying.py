@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from cirkelline.agents import models
 from cirkelline.agents.chat_model import ChatMessage, ToolSchema
-from cirkelline.agents.journaling import hash_tools
+from cirkelline.agents.hashing import hash_tools
 from cirkelline.agents.replaying import Difference, Replay
 from cirkelline.agents.run import RunStatus
 from cirkelline.agents.steps import ModelCall, schema
 from cirkelline.configs import scalars, wording
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.schema import AgentSpec, ModelSpec
-from cirkelline.runtime import invoking, registry
+from cirkelline.runtime import invoking, registry, sources
 from cirkelline.state import agents, journal, workflows
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Database
@@ -154,8 +154,9 @@ def _difference(task: Task, made: Replay) -> Difference | None:
         return Difference("the end", "the end of the run", f"{made.ends_at}") if ended else None
     kind, said = _ending(task.result)
     came = outcome.error.type if outcome.error else outcome.status.value
-    if task.status == TaskStatus.COMPLETED and (outcome.status is not RunStatus.COMPLETED or outcome.output != said):
-        output = wording.shown(outcome.output) if outcome.status is RunStatus.COMPLETED else came
+    output = sources.marked_as(task.result, outcome.output)
+    if task.status == TaskStatus.COMPLETED and (outcome.status is not RunStatus.COMPLETED or output != said):
+        output = wording.shown(output) if outcome.status is RunStatus.COMPLETED else came
         return Difference("the end", wording.shown(said), output)
     if task.status == TaskStatus.FAILED and outcome.error is not None and outcome.error.type != kind:
         return Difference("the end", f"{kind}", came)

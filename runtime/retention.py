@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+import structlog
+
 from cirkelline.configs.settings import Settings
+from cirkelline.runtime.patience import first_line
 from cirkelline.state import retention
-from cirkelline.state.connection import Database
+from cirkelline.state.connection import Database, QueryError
 from cirkelline.state.retention import Ages, Walked
 
 BATCH: Final = 500
+EVERY: Final = 1800.0
+"""Seconds, about, between two looks for what is older than it is kept."""
 _DRY_BATCH: Final = 2_147_483_647
 _BREATH: Final = 0.05  # s between two batches, for those who work
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,19 @@ def _days(number: int) -> timedelta | None:
 async def sweep(db: Database, kept: Ages, *, dry: bool = False, batch: int = BATCH) -> Removed:
     """Remove everything that is older than it is kept, unless `dry`; return how much."""
     return Removed(await _tasks(db, kept, dry=dry, batch=batch), await _states(db, kept, dry=dry, batch=batch))
+
+
+async def keep_swept(db: Database, settings: Settings) -> None:
+    """Remove what is old now and then, until cancelled; of several workers one does it at a time."""
+    while True:
+        await asyncio.sleep(EVERY * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        try:
+            removed = await sweep(db, ages(settings))
+        except QueryError as error:
+            log.warning("old.not_removed", error=first_line(error))
+        else:
+            if removed.tasks or removed.states:
+                log.info("old.removed", tasks=removed.tasks, states=removed.states)
 
 
 async def _tasks(db: Database, kept: Ages, *, dry: bool, batch: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -16,7 +17,7 @@ from cirkelline.agents import events
 from cirkelline.agents.models import ModelPool
 from cirkelline.agents.run import RunError
 from cirkelline.agents.run import run as run_agent
-from cirkelline.runtime import invoking
+from cirkelline.runtime import citing, invoking
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.holding import Holding
 from cirkelline.runtime.patience import first_line, until_answered
@@ -32,6 +33,7 @@ from cirkelline.state.journal import Fence
 from cirkelline.state.retrying import Backoff
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.tools.execution import Executor
+from cirkelline.tools.library import Embedders
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +66,7 @@ class Runner:
     finishing: Finishing
     connections: ToolConnections
     holding: Holding
+    embedders: Embedders | None = None
 
     async def run(self, run: Run) -> None:
         """Run a claimed task to its end and write it; raises nothing but cancellation."""
@@ -98,7 +101,10 @@ class Runner:
             log.info("task.started", type=run.claim.task_type, attempt=run.claim.attempt, definition=prepared.version)
             recording = self._recording(run)
             if isinstance(prepared, PreparedWorkflow):
-                return await Attempt(self.db, self.executor, recording, run.claim, prepared).run(run.cancel)
+                attempt = Attempt(
+                    self.db, self.executor, recording, run.claim, prepared, self.embedders, self.model_pool
+                )
+                return await attempt.run(run.cancel)
             return await self._invoke(run, prepared, recording, emit)
         except Unservable as reason:
             await self._give_back(run, str(reason))
@@ -113,7 +119,8 @@ class Runner:
 
     async def _invoke(self, run: Run, prepared: Prepared, recording: Recording, emit: events.Emit) -> Finish | None:
         claim = run.claim
-        begun = await until_answered(lambda: invoking.begin(self.db, claim, prepared, recording), "run")
+        begin = partial(invoking.begin, self.db, claim, prepared, recording, self.embedders)
+        begun = await until_answered(begin, "run")
         if begun.resumed:
             log.info("task.resumed", steps=begun.resumed)
         request = begun.request
@@ -123,7 +130,10 @@ class Runner:
         outcome = await run_agent(
             request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
         )
-        finish = invoking.finish(claim, prepared, begun, outcome)
+        cited = await until_answered(
+            lambda: citing.check(self.db, begun.request, outcome), "check what an answer cites"
+        )
+        finish = invoking.finish(claim, prepared, begun, outcome, cited)
         if outcome.error is not None and await self._again(run, prepared, outcome.error, finish):
             return None
         return finish

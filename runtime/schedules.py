@@ -11,8 +11,8 @@ from cirkelline.configs import schedules as times
 from cirkelline.state import schedules, submitting, users
 from cirkelline.state.connection import Conn, Database
 from cirkelline.state.schedules import Schedule
-from cirkelline.state.submitting import NewTask
-from cirkelline.state.users import UserNotFound
+from cirkelline.state.submitting import KeyTaken, NewTask
+from cirkelline.state.users import UserInactive, UserNotFound
 
 log = structlog.get_logger(__name__)
 
@@ -37,26 +37,25 @@ async def _handle(conn: Conn, schedule: Schedule) -> bool:
         return False
     at = max(schedule.next_at, times.latest(schedule.cron, schedule.tz, schedule.now))
     following = _following(schedule, max(at, schedule.now))
+    key = f"schedule {schedule.name} {at.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
     try:
-        user = (await users.get(conn, schedule.user_name)).id if schedule.user_name is not None else None
-    except UserNotFound as error:
+        task_id = await _submit(conn, schedule, key)
+    except (UserNotFound, UserInactive, KeyTaken) as error:
         log.warning("schedule.not_fired", schedule=schedule.label, reason=str(error))
         await schedules.plan(conn, schedule, following, problem=str(error))
         return False
-    key = f"schedule {schedule.name} {at.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
-    task_id = await _submit(conn, schedule, user, key)
     await schedules.fired(conn, schedule, at, task_id, following)
     log.info("schedule.fired", schedule=schedule.label, time=at.isoformat(), task_id=task_id)
     return True
 
 
 async def run_now(conn: Conn, schedule: Schedule) -> UUID:
-    """Submit a schedule's task once, beside its times. Raises: UserNotFound."""
-    user = (await users.get(conn, schedule.user_name)).id if schedule.user_name is not None else None
-    return await _submit(conn, schedule, user, None)
+    """Submit a schedule's task once, beside its times. Raises: UserNotFound, UserInactive."""
+    return await _submit(conn, schedule, None)
 
 
-async def _submit(conn: Conn, schedule: Schedule, user: UUID | None, key: str | None) -> UUID:
+async def _submit(conn: Conn, schedule: Schedule, key: str | None) -> UUID:
+    user = (await users.acting(conn, schedule.user_name)).id if schedule.user_name is not None else None
     task = NewTask(
         agent_id=schedule.agent_id,
         payload={"input": schedule.input},

@@ -7,9 +7,9 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import disk, ending, patience, retention, schedules
+from cirkelline.runtime import disk, ending, memory_upkeep, patience, retention, schedules, taking_in
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
@@ -30,12 +30,10 @@ from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, Que
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.state.workers import Beat
 from cirkelline.tools.execution import Executor
+from cirkelline.tools.library import Embedders
 
 LAST_WRITES: Final = 5.0
 """Seconds that a stopping worker tries to write what has ended and to give back what has not."""
-
-SWEPT_EVERY: Final = 1800.0
-"""Seconds, about, after which a worker looks for what is older than it is kept."""
 
 _CLEANING_UP: Final = LAST_WRITES + 1.0
 """Seconds that a stopped run has to let go of its model and its tools, before it is stopped once more."""
@@ -62,6 +60,7 @@ class Worker:
         executor: Executor,
         model_pool: ModelPool,
         *,
+        embedders: Embedders | None = None,
         slots: int | None = None,
         session: UUID | None = None,
         drain: bool = False,
@@ -72,13 +71,16 @@ class Worker:
         self._db = db
         self._settings = settings
         self._registry = registry
+        self._embedders = embedders
         self._session = session
         self._drain = drain
         self._finishing = Finishing(db, state_limit=settings.state_limit)
         self._connections = ToolConnections(db, role=settings.tool_role)
-        self._holding = Holding(db, settings.model_pause)
+        self._holding = Holding(db, settings.model_pause, heeded=session is None)
         self._disk = disk.guard(settings)
-        self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections, self._holding)
+        self._runner = Runner(
+            db, registry, model_pool, executor, self._finishing, self._connections, self._holding, embedders
+        )
         self._runs: set[Run] = set()
         self._waiting = False
         self._unsure = False
@@ -86,6 +88,7 @@ class Worker:
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
+        self._refresh_at = 0.0
         self._tools_changed = False
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -114,11 +117,7 @@ class Worker:
 
         heartbeat = Heartbeat(self._db.url, self.id, lease=self._settings.lease, heard=heard)
         self._heartbeat = self._stack.enter_context(heartbeat)
-        self._background = [
-            asyncio.create_task(self._listen(), name="worker-listen"),
-            asyncio.create_task(self._keep_house(), name="worker-house"),
-            *([asyncio.create_task(self._sweep(), name="worker-sweep")] if self._session is None else []),
-        ]
+        self._background = [asyncio.create_task(job, name=f"worker-{name}") for name, job in self._jobs().items()]
         return self
 
     async def __aexit__(
@@ -169,12 +168,7 @@ class Worker:
 
     @property
     def _eager(self) -> list[UUID]:
-        """The agents that may be claimed for now: their models are not on hold.
-
-        A chat's own worker asks them all the same: its person is told at once what is wrong.
-        """
-        if self._session is not None:
-            return self._registry.servable
+        """The agents that may be claimed for now: their models are not on hold."""
         models = ((agent, self._registry.model(agent)) for agent in self._registry.servable)
         return [agent for agent, model in models if model is None or not self._holding.is_held(model)]
 
@@ -402,26 +396,38 @@ class Worker:
                 with contextlib.suppress(ValueError):
                     self._cancel([UUID(payload)])
 
+    def _jobs(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What this worker does beside its tasks, until it leaves; each of these goes on for ever."""
+        jobs = {"listen": self._listen(), "house": self._keep_house(), "knowledge": taking_in.take_in(self._db)}
+        if self._embedders is not None:
+            jobs["memories"] = memory_upkeep.keep_up(self._db, self._embedders)
+        if self._session is None:
+            jobs["retention"] = retention.keep_swept(self._db, self._settings)
+        return jobs
+
     async def _keep_house(self) -> None:
-        loop = asyncio.get_running_loop()
-        refresh_at = loop.time() + self._poll()
+        """Do what cannot wait, at every poll; what one of these fails at keeps none of the others from being done."""
         while True:
             # More often than the poll where leases are short: a dead worker's tasks should not wait for a lazy one.
             await _wait(self._changed, min(self._poll(), self._settings.lease / BEATS_PER_LEASE))
-            try:
-                if self._changed.is_set() or loop.time() >= refresh_at:
-                    refresh_at = loop.time() + self._poll()
-                    await self._refresh()
-                await self._look_at_holds()
-                if self._session is None:
-                    await schedules.fire(self._db)
-                if await self._disk.look() or await self._route():
-                    self._wake.set()
-                await self._take_over()
-            except QueryError as error:
-                log.warning("worker.poll_failed", error=first_line(error))
+            for chore in (
+                self._take_over,
+                self._refresh,
+                self._look_at_holds,
+                self._fire_schedules,
+                self._look_for_room,
+            ):
+                try:
+                    await chore()
+                except QueryError as error:
+                    log.warning("worker.poll_failed", at=chore.__name__.strip("_"), error=first_line(error))
 
     async def _refresh(self) -> None:
+        """Look at what agents there are, when that has changed or not been looked at for a poll."""
+        now = asyncio.get_running_loop().time()
+        if not self._changed.is_set() and now < self._refresh_at:
+            return
+        self._refresh_at = now + self._poll()
         changed, tools_changed = self._changed.is_set(), self._tools_changed
         self._changed.clear()
         self._tools_changed = False
@@ -433,22 +439,19 @@ class Worker:
         if more:
             self._wake.set()
 
-    async def _sweep(self) -> None:
-        """Remove what is old, now and then; of several workers one at a time."""
-        while True:
-            await asyncio.sleep(SWEPT_EVERY * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            try:
-                removed = await retention.sweep(self._db, retention.ages(self._settings))
-            except QueryError as error:
-                log.warning("worker.sweep_failed", error=first_line(error))
-            else:
-                if removed.tasks or removed.states:
-                    log.info("old.removed", tasks=removed.tasks, states=removed.states)
-
     async def _look_at_holds(self) -> None:
         async with self._db.connection() as conn:
             if await self._holding.refresh(conn):
                 self._wake.set()
+
+    async def _fire_schedules(self) -> None:
+        if self._session is None:
+            await schedules.fire(self._db)
+
+    async def _look_for_room(self) -> None:
+        """Look whether tasks can be claimed again that had to wait: for free disk, or for an agent that is able."""
+        if await self._disk.look() or await self._route():
+            self._wake.set()
 
     async def _take_over(self) -> None:
         if self._heartbeat is None or not self._heartbeat.settled:

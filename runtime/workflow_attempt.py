@@ -7,10 +7,13 @@ import traceback
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
+from cirkelline.agents import asking
+from cirkelline.agents.models import ModelPool
 from cirkelline.agents.run import RunError
 from cirkelline.agents.steps import Parked
 from cirkelline.configs import durations
@@ -29,6 +32,8 @@ from cirkelline.state.snapshots import SnapshotNotFound
 from cirkelline.tools import failures
 from cirkelline.tools.contract import ToolContext
 from cirkelline.tools.execution import Executor
+from cirkelline.tools.library import Embedders
+from cirkelline.tools.remembering import UserMemories
 from cirkelline.tools.state import State
 from cirkelline.tools.workflows import Workflow, WorkflowRun
 
@@ -55,6 +60,8 @@ class Attempt:
     recording: Recording
     claim: Claim
     prepared: PreparedWorkflow
+    embedders: Embedders | None = None
+    model_pool: ModelPool | None = None
 
     async def run(self, cancel: asyncio.Event) -> Finish:
         """Run the workflow from its last recorded step to an outcome; raises nothing but cancellation."""
@@ -118,10 +125,17 @@ class Attempt:
             agent=self.prepared.name,
             task_id=claim.id,
             user_id=claim.user_id,
+            remembered=self._remembered(),
             attempt=claim.attempt,
             log=structlog.get_logger("cirkelline.tool").bind(workflow=self.prepared.label, task_id=claim.id),
         )
         return ctx, context, recorded
+
+    def _remembered(self) -> UserMemories | None:
+        if self.claim.user_id is None:
+            return None
+        ask = partial(asking.ask, self.model_pool) if self.model_pool is not None else None
+        return UserMemories(self.db, self.embedders, self.claim.user_id, self.claim.id, ask=ask)
 
     def _context(self, state: int | None) -> Step:
         clock = datetime.now(UTC).isoformat()

@@ -10,18 +10,31 @@ from uuid import UUID
 
 from cirkelline.configs import wording
 from cirkelline.configs.errors import UsageError
+from cirkelline.runtime.memory_optimization import memory_optimization
 from cirkelline.state import tasks, users
 from cirkelline.state import workflows as records
 from cirkelline.state.connection import Database
 from cirkelline.tools.toolbox import Toolbox, ToolNotFound
-from cirkelline.tools.workflows import Workflow
+from cirkelline.tools.workflows import Workflow, marked
 
-SHIPPED: Final[Mapping[str, Workflow]] = {}
+SHIPPED: Final[Mapping[str, Workflow]] = {
+    found.name: found for found in (marked(memory_optimization),) if found is not None
+}
 """The workflows that come with cirkelline, by name; every worker has them."""
+
+OWN: Final[Mapping[str, str]] = {
+    "knowledge_add": "cirkelline knowledge add --resume",
+    "knowledge_reindex": "cirkelline knowledge reindex",
+}
+"""Those whose runs a command executes itself, as they are about its own machine: each with what goes on with one."""
 
 
 class WorkflowNotFound(UsageError):
     """No workflow goes by that name here."""
+
+
+class CommandsOwn(WorkflowNotFound):
+    """A command executes the runs of that workflow itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,10 @@ def resolve(label: str, toolbox: Toolbox) -> Workflow:
     if ":" not in label:
         if label in SHIPPED:
             return SHIPPED[label]
+        if label in OWN:
+            raise CommandsOwn(
+                f"workflow {label!r} is executed by the command that begins it: `{OWN[label].partition(' --')[0]}`"
+            )
         raise WorkflowNotFound(f"this release has no workflow {label!r}")
     try:
         return toolbox.workflow(label)
@@ -57,9 +74,11 @@ def find(name: str, toolbox: Toolbox, known: Sequence[str]) -> tuple[str, Workfl
     A name is a shipped workflow's, `module:function`, or the function's alone where no other module has one; `known`
     are the labels that the database has, whose code may be on other machines only. Raises: WorkflowNotFound.
     """
-    if ":" in name or name in SHIPPED:
+    if ":" in name or name in SHIPPED or name in OWN:
         try:
             return name, resolve(name, toolbox)
+        except CommandsOwn:
+            raise
         except WorkflowNotFound:
             if name in known:
                 return name, None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -50,7 +50,7 @@ class Step:
     """One step, keyed by (position, call). `output` is None while it is begun and not known to have ended.
 
     `kind` is one of `Kind`; `format` says how `input_hash` was made and `output` is written; `operations` are a tool's
-    on its agent's state and, those that are `of` the session, on its session's.
+    on its agent's state and, those that are `of` the session, on its session's; `citations` are the numbers it gave.
     `waits` is what the call waits for (`state.parking` says in which words), `until` when the clock decides about it.
     `decision`, `attempt` and `begun` are set by the database.
     """
@@ -63,6 +63,7 @@ class Step:
     input_hash: bytes | None = None
     output: Mapping[str, Any] | None = None
     operations: Sequence[Mapping[str, Any]] | None = None
+    citations: Sequence[Mapping[str, Any]] | None = None
     error: bool = False
     ms: int | None = None
     input_tokens: int | None = None
@@ -91,6 +92,7 @@ def as_json(step: Step) -> dict[str, Any]:
         "input_hash": step.input_hash.hex() if step.input_hash is not None else None,
         "output": step.output,
         "operations": list(step.operations) if step.operations else None,
+        "citations": list(step.citations) if step.citations else None,
         "error": step.error or None,
         "ms": step.ms,
         "input_tokens": step.input_tokens,
@@ -106,7 +108,7 @@ def as_json(step: Step) -> dict[str, Any]:
 READ: Final = """
 SELECT j.position, j.call, j.kind, j.name, j.format, j.input_hash,
        CASE WHEN j.output ? 'in_result' THEN jsonb_build_object('text', t.result -> 'output') ELSE j.output END AS output,
-       j.operations, j.error, j.ms, j.input_tokens, j.output_tokens, j.cost, j.waits, j.until,
+       j.operations, j.citations, j.error, j.ms, j.input_tokens, j.output_tokens, j.cost, j.waits, j.until,
        j.decision, j.attempt, j.begun
   FROM runtime.journal j LEFT JOIN runtime.tasks t ON t.id = j.task_id
  WHERE j.task_id = %(task)s::uuid AND (j.call >= -1 OR %(lost)s::boolean)
@@ -124,6 +126,9 @@ async def read(conn: Conn, task_id: UUID, *, lost: bool = False) -> list[Step]:
 WRITE: Final = """
 SELECT runtime.write_journal(%(worker)s::uuid, %(task)s::uuid, %(attempt)s::integer, %(steps)s::jsonb)
 """
+WRITE_CITING: Final = """
+SELECT runtime.write_citing(%(worker)s::uuid, %(task)s::uuid, %(attempt)s::integer, %(steps)s::jsonb)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +140,13 @@ class Fence:
     attempt: int
 
 
+def statement(steps: Sequence[Step]) -> LiteralString:
+    """Return WRITE, or WRITE_CITING where the steps give numbers that their session is to remember."""
+    return WRITE_CITING if any(step.citations for step in steps) else WRITE
+
+
 def parameters(fence: Fence, steps: Sequence[Step]) -> dict[str, Any]:
-    """Return what WRITE takes, for whoever runs it on a connection of another kind."""
+    """Return what either takes, for whoever runs it on a connection of another kind."""
     return {
         "worker": fence.worker,
         "task": fence.task,
@@ -147,5 +157,5 @@ def parameters(fence: Fence, steps: Sequence[Step]) -> dict[str, Any]:
 
 async def write(conn: Conn, fence: Fence, steps: Sequence[Step]) -> Written:
     """Write these steps, all or none; a step that had only begun is replaced, one that had ended never."""
-    row = await (await conn.execute(WRITE, parameters(fence, steps))).fetchone()
+    row = await (await conn.execute(statement(steps), parameters(fence, steps))).fetchone()
     return Written(row[0]) if row else Written.LOST

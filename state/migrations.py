@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from cirkelline.configs.errors import CirkellineError
-from cirkelline.state import documents
+from cirkelline.state import documents, tenant
 from cirkelline.state.connection import Conn, connect, describe
 
 OLDEST_SERVER: Final = 150000
@@ -131,7 +131,7 @@ async def migrate(url: str) -> Migrated:
     # A bare connection: a pool would register the vector type before the extension is there.
     conn = await connect(url)
     async with conn:
-        if not (await status(conn)).pending:
+        if not (await status(conn)).pending and not await tenant.can_be_protected(conn):
             return Migrated((), first=False)
         async with changing(conn, url):
             found = await status(conn)  # again, under the lock: another process may have been first
@@ -140,6 +140,8 @@ async def migrate(url: str) -> Migrated:
                 if not found.applied:
                     await check_tables(conn, own_tables())
                 await run(conn, found.pending)
+            else:  # the role that tenants work under may have been made since
+                await tenant.protect(conn)
             return Migrated(found.pending, first=bool(found.pending) and not found.applied)
 
 
@@ -174,6 +176,7 @@ async def run(conn: Conn, names: Collection[str] | None = None) -> None:
         if names is None or migration.name in names:
             await conn.execute(migration.text.encode())
             await conn.execute(RECORD, {"name": migration.name, "sha256": migration.sha256})
+    await tenant.protect(conn)
     await _analyze(conn)
 
 

@@ -122,3 +122,13 @@ UPDATE runtime.schedules
 async def set_paused(conn: Conn, schedule: Schedule, *, paused: bool) -> None:
     """Stop firing a schedule, or fire it again from now on."""
     await conn.execute(SET_PAUSED, {"id": schedule.id, "paused": paused})
+
+
+PAUSE_OF: Final = """
+UPDATE runtime.schedules s SET paused = TRUE WHERE NOT s.paused AND runtime.is_called(%(user_id)s::uuid, s.user_name)
+"""
+
+
+async def pause_of(conn: Conn, user_id: UUID) -> int:
+    """Stop firing what is done on a user's behalf; return how many schedules that stopped."""
+    return (await conn.execute(PAUSE_OF, {"user_id": user_id})).rowcount

@@ -13,6 +13,9 @@ from cirkelline.configs.errors import UsageError
 from cirkelline.state import jsonb
 from cirkelline.state.tenant import Tenant
 
+ACTIVE: Final = "active"
+ARCHIVED: Final = "archived"
+
 
 class SessionNotFound(UsageError):
     """The user has no such session."""
@@ -20,7 +23,7 @@ class SessionNotFound(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A conversation of a user with an agent; `title` is the beginning of its first message."""
+    """A conversation of a user with an agent; `title` is the beginning of its first message, or what it was named."""
 
     id: UUID
     agent_id: UUID | None
@@ -28,8 +31,14 @@ class Session:
     status: str | None
     created_at: datetime | None
     ended_at: datetime | None
+    updated_at: datetime | None
     turns: int
     title: str | None
+
+    @property
+    def archived(self) -> bool:
+        """Whether its user has put it away."""
+        return self.status == ARCHIVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +66,29 @@ async def create(tenant: Tenant, agent_id: UUID) -> UUID:
 
 SESSIONS: Final = """
 SELECT s.id, s.agent_id, coalesce(a.handle, a.name) AS agent, s.status, s.created_at, s.ended_at,
+       coalesce(l.updated_at, s.created_at) AS updated_at,
        (SELECT count(*) FROM runtime.messages m WHERE m.session_id = s.id AND m.role = 'user')::integer AS turns,
-       (SELECT left(runtime.said(m), 80) FROM runtime.messages m
-         WHERE m.session_id = s.id AND m.role = 'user' ORDER BY m.position LIMIT 1) AS title
-  FROM runtime.sessions s LEFT JOIN runtime.agents a ON a.id = s.agent_id
+       coalesce(l.name, (SELECT left(runtime.said(m), 80) FROM runtime.messages m
+                          WHERE m.session_id = s.id AND m.role = 'user' ORDER BY m.position LIMIT 1)) AS title
+  FROM runtime.sessions s
+  LEFT JOIN runtime.agents a ON a.id = s.agent_id
+  LEFT JOIN ai.agno_sessions l ON l.session_id = s.id AND l.user_id = s.user_id::text
 """
 FIND: Final = (
     SESSIONS
     + " WHERE s.user_id = %(user_id)s::uuid AND (%(agent_id)s::uuid IS NULL OR s.agent_id = %(agent_id)s)"
+    + " AND (%(archived)s::boolean IS NULL OR (coalesce(s.status, '') = 'archived') = %(archived)s)"
     + " ORDER BY s.created_at DESC NULLS LAST LIMIT %(limit)s::integer"
 )
 
 
-async def find(tenant: Tenant, *, agent_id: UUID | None = None, limit: int = 50) -> list[Session]:
-    """Return this user's newest sessions."""
+async def find(
+    tenant: Tenant, *, agent_id: UUID | None = None, archived: bool | None = False, limit: int = 50
+) -> list[Session]:
+    """Return this user's newest sessions: those in use, with `archived` those put away, with None both."""
+    parameters = {"user_id": tenant.user_id, "agent_id": agent_id, "archived": archived, "limit": limit}
     async with tenant.conn.cursor(row_factory=class_row(Session)) as cursor:
-        await cursor.execute(FIND, {"user_id": tenant.user_id, "agent_id": agent_id, "limit": limit})
+        await cursor.execute(FIND, parameters)
         return await cursor.fetchall()
 
 
@@ -95,6 +111,20 @@ async def get(tenant: Tenant, reference: str) -> Session:
         problem = "more than one session starts" if len(found) > 1 else "no session of this user starts"
         raise SessionNotFound(f"{problem} with {reference!r} (`cirkelline sessions list` shows them)")
     return found[0]
+
+
+ARCHIVE: Final = """
+UPDATE runtime.sessions SET status = %(status)s::text, ended_at = CASE WHEN %(status)s = 'archived' THEN now() AT TIME ZONE 'UTC' END
+ WHERE id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid AND coalesce(status, '') <> %(status)s
+RETURNING id
+"""
+
+
+async def archive(tenant: Tenant, session_id: UUID, *, archived: bool = True) -> bool:
+    """Put a session of this user away, or take it out again; return whether that changed anything."""
+    status = ARCHIVED if archived else ACTIVE
+    parameters = {"session_id": session_id, "user_id": tenant.user_id, "status": status}
+    return await (await tenant.conn.execute(ARCHIVE, parameters)).fetchone() is not None
 
 
 _LAST: Final = 2**63 - 1

@@ -159,7 +159,7 @@ class ToolTransaction:
         await self._check()
         if self._has_role:
             await self._line.run("RESET ROLE")
-        row = await self._line.run(journal.WRITE, journal.parameters(fence, [step]))
+        row = await self._line.run(journal.statement([step]), journal.parameters(fence, [step]))
         written = Written(row[0]) if row else Written.LOST
         await self._line.leave(commit=written is Written.WRITTEN)
         self.ended = True

@@ -1,4 +1,4 @@
-"""The tools every agent may name without any code of its author: arithmetic, time, notes, and waiting for people."""
+"""The tools every agent may name without any code of its author, from arithmetic to memories of the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cirkelline.configs import durations, wording
 from cirkelline.configs.errors import CirkellineError
-from cirkelline.tools import calculation
+from cirkelline.tools import calculation, capturing, knowledge, memory
 from cirkelline.tools.contract import Tool, ToolContext, tool, tool_from_function
 from cirkelline.tools.waiting import Wait
 
@@ -128,10 +128,26 @@ def sleep(ctx: ToolContext, duration: str) -> Wait:  # noqa: D417 (the model doe
     return Wait(until=until, result=f"{durations.render(seconds)} have passed")
 
 
-_FUNCTIONS: Final = (calculate, current_time, note, read_notes, forget_note, ask_human, sleep)
+_FUNCTIONS: Final = (
+    calculate,
+    current_time,
+    note,
+    read_notes,
+    forget_note,
+    ask_human,
+    sleep,
+    knowledge.search_knowledge,
+    knowledge.list_documents,
+    knowledge.read_document,
+    memory.remember,
+    memory.recall,
+    memory.forget,
+)
 BUILTINS: Final[Mapping[str, Tool]] = MappingProxyType(
     {each.name: each for each in (tool_from_function(function) for function in _FUNCTIONS)}
 )
+KEEP_FACTS: Final = tool_from_function(capturing.keep_facts)
+"""What a run that looks through a conversation calls; it is found by its name, and no list shows it."""
 
 
 def _notes(ctx: ToolContext) -> dict[str, str]:

@@ -23,6 +23,9 @@ from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.tools import arguments as tool_arguments
 from cirkelline.tools import docstrings
 from cirkelline.tools.arguments import Arguments, ArgumentsInvalid, Parameter
+from cirkelline.tools.citations import Numbers
+from cirkelline.tools.library import Library
+from cirkelline.tools.remembering import Memories
 from cirkelline.tools.state import State
 
 __all__ = [
@@ -30,6 +33,8 @@ __all__ = [
     "Effects",
     "EndRun",
     "NoConnection",
+    "NoKnowledge",
+    "NoMemories",
     "NoSession",
     "OnUnknown",
     "Tool",
@@ -59,6 +64,14 @@ class NoConnection(CirkellineError):
     """A tool asked for a connection that its run does not lend it."""
 
 
+class NoKnowledge(CirkellineError):
+    """A tool asked for documents where there are none to ask for."""
+
+
+class NoMemories(CirkellineError):
+    """A tool asked for memories of a user, and its task has none."""
+
+
 class NoSession(CirkellineError):
     """A tool asked for the state of a session, and its task is no turn of one."""
 
@@ -72,7 +85,7 @@ class ToolContext:
     """What a tool that has a parameter `ctx: ToolContext` is given; the model neither sees nor fills it.
 
     `state` is kept for the agent and shared by all its users: nothing personal belongs there. `session_state` belongs to
-    the session, and with it to one user. `attempt` counts from 1.
+    the session, and with it to one user. `attempt` counts from 1. `numbers` gives passages those that an answer cites.
     `idempotency_key` belongs to this one call and stays the same when the call is made again after a crash: hand it to
     the service that is called, so that it does the work once.
     """
@@ -86,6 +99,9 @@ class ToolContext:
     idempotency_key: str = ""
     lent: Any = field(default=None, repr=False)
     held: State | None = field(default=None, repr=False)
+    library: Library | None = field(default=None, repr=False)
+    remembered: Memories | None = field(default=None, repr=False)
+    numbers: Numbers = field(default_factory=Numbers, repr=False)
     log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
     clock: Callable[[], datetime] = field(default=_utc_now, repr=False)
 
@@ -102,6 +118,25 @@ class ToolContext:
                 " keep what belongs to the agent in ctx.state"
             )
         return self.held
+
+    @property
+    def knowledge(self) -> Library:
+        """The documents of the user whom the run works for, and the shared ones. Raises: NoKnowledge."""
+        if self.library is None:
+            raise NoKnowledge(
+                "ctx.knowledge is there in a task that a worker runs; a test gives its own: ToolContext(library=...)"
+            )
+        return self.library
+
+    @property
+    def memories(self) -> Memories:
+        """What is remembered of the user whom the run works for. Raises: NoMemories."""
+        if self.remembered is None:
+            raise NoMemories(
+                "ctx.memories is there in a task on behalf of a user that a worker runs; a test gives its own:"
+                " ToolContext(remembered=...)"
+            )
+        return self.remembered
 
     @property
     def connection(self) -> Any:

@@ -9,7 +9,7 @@ import inspect
 import itertools
 import json
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -19,6 +19,7 @@ import structlog
 
 from cirkelline.configs import durations
 from cirkelline.configs.errors import CirkellineError
+from cirkelline.state.citations import Citation
 from cirkelline.tools import contract, failures
 from cirkelline.tools.contract import EndRun, Tool, ToolContext
 from cirkelline.tools.state import Placed
@@ -44,8 +45,9 @@ class ResultUnusable(CirkellineError):
 class ToolResult:
     """What goes back to the model: the result, or with `error` what went wrong; `ms` is the time it took.
 
-    `operations` is what the call did to `ctx.state`, `session_operations` what it did to `ctx.session_state`; `failure` is
-    what was raised, for whoever may try again; `wait` stands for a text that is still to come.
+    `operations` is what the call did to `ctx.state`, `session_operations` what it did to `ctx.session_state`, `citations`
+    the numbers that it gave; `failure` is what was raised, for whoever may try again; `wait` stands for a text that is
+    still to come.
     """
 
     text: str
@@ -53,6 +55,7 @@ class ToolResult:
     ms: int
     operations: tuple[Placed, ...] = field(default=(), compare=False, repr=False)
     session_operations: tuple[Placed, ...] = field(default=(), compare=False, repr=False)
+    citations: Sequence[Citation] = field(default=(), compare=False, repr=False)
     failure: Exception | None = field(default=None, compare=False, repr=False)
     wait: Wait | None = None
 
@@ -120,10 +123,11 @@ class Executor:
         began = time.perf_counter()
         state = ctx.state.view()
         held = ctx.held.view() if ctx.held is not None else None
+        numbers = ctx.numbers.view()
         failed: Exception | None = None
         wait: Wait | None = None
         try:
-            ended = await self._run(tool, arguments, replace(ctx, state=state, held=held))
+            ended = await self._run(tool, arguments, replace(ctx, state=state, held=held, numbers=numbers))
             text, wait = ended.text, ended.wait
         except Exception as failure:  # the boundary to anybody's code: what it raises goes back to the model
             if end := _ending(failure):
@@ -137,7 +141,8 @@ class Executor:
         ms = round((time.perf_counter() - began) * 1000)
         text = _fitting(text, self._result_limit)
         own = tuple(held.own) if held is not None else ()
-        return ToolResult(text, failed is not None, ms, tuple(state.own), own, failed, wait)
+        cited = numbers.own if failed is None else ()  # a model that reads of a failure has seen none of them
+        return ToolResult(text, failed is not None, ms, tuple(state.own), own, cited, failed, wait)
 
     async def _run(self, tool: Tool, arguments: object, ctx: ToolContext) -> _Ended:
         given = contract.validate(tool, arguments)

@@ -63,6 +63,8 @@ class Toolbox:
     def _builtin(self, name: str) -> Tool:
         if name in builtins.BUILTINS:
             return builtins.BUILTINS[name]
+        if name == builtins.KEEP_FACTS.name:
+            return builtins.KEEP_FACTS
         own = [label for label in self.available() if label.endswith(f":{name}")]
         hint = f'; did you mean python: "{own[0]}"?' if own else wording.did_you_mean(name, list(builtins.BUILTINS))
         known = wording.listed(sorted(builtins.BUILTINS))

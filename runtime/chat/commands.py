@@ -8,14 +8,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from cirkelline.runtime.chat import remembering
 from cirkelline.runtime.chat.conversation import Conversation
 from cirkelline.runtime.chat.screen import Left, Screen
 from cirkelline.runtime.cli import display
-from cirkelline.state import agents, sessions
+from cirkelline.state import agents, memories, sessions
 from cirkelline.state.tenant import tenant
 
-_TYPED: Final = re.compile(r"/[A-Za-z?]*")  # a path or a date that begins with a slash is something to say
+_TYPED: Final = re.compile(
+    r"/[A-Za-z?]*|/forget +[0-9a-f-]+"
+)  # a path or a date that begins with a slash is something to say
 _SESSIONS: Final = 10
+_MEMORIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,9 @@ def typed(said: str) -> str | None:
 
 async def run(word: str, conversation: Conversation, screen: Screen) -> bool:
     """Do what a command says; return False for one that is unknown, having said so. Raises: Left."""
+    if word.startswith("/forget "):
+        await remembering.forget(conversation.db, conversation, screen, word.split()[1])
+        return True
     command = COMMANDS.get(_OTHER_WORDS.get(word.lower(), word.lower()))
     if command is not None:
         await command.run(conversation, screen)
@@ -90,6 +97,18 @@ async def _agents(conversation: Conversation, screen: Screen) -> None:
     screen.say("\n".join([*lines, "`cirkelline chat NAME` talks with another one"]), "quiet")
 
 
+async def _memories(conversation: Conversation, screen: Screen) -> None:
+    async with tenant(conversation.db, conversation.user.id) as rows:
+        found = await memories.find(rows, limit=_MEMORIES)
+    lines = [f"  {each.id:<6} {display.line(each.memory, 100)}" for each in found if each.superseded_by is None]
+    after = "/forget and the number takes one back; `cirkelline memories list` shows all"
+    screen.say("\n".join([*lines, after]) if lines else "nothing is remembered of you", "quiet")
+
+
+async def _forget(conversation: Conversation, screen: Screen) -> None:
+    await _memories(conversation, screen)
+
+
 async def _quit(conversation: Conversation, screen: Screen) -> None:
     del conversation, screen
     raise Left
@@ -100,6 +119,8 @@ COMMANDS: Final = {
     "/new": Command("begins a new session with the same agent", _new),
     "/sessions": Command("lists your last sessions with this agent", _sessions),
     "/agents": Command("lists the agents there are", _agents),
+    "/memories": Command("lists what is remembered of you", _memories),
+    "/forget": Command("takes a memory back, by its number: /forget 12", _forget),
     "/quit": Command("leaves; everything said is kept", _quit),
 }
 _OTHER_WORDS: Final = {"/exit": "/quit", "/q": "/quit", "/bye": "/quit", "/?": "/help", "/h": "/help", "/": "/help"}

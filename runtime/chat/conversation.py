@@ -54,6 +54,11 @@ class Conversation:
         self._worker = worker
         self._pace = pace or Pace()
 
+    @property
+    def works_itself(self) -> bool:
+        """Whether a worker inside this chat is what serves its session."""
+        return self._worker.working
+
     async def turn(self, said: str) -> Turn | None:
         """Say something and show the answer; return how it ended, None when the person would not wait for it."""
         stop, task_id = Stop(), uuid4()
@@ -72,8 +77,8 @@ class Conversation:
         """Return the turns of the session that have not ended, the oldest first."""
         if self.session is None:
             return []
-        async with self.db.connection() as conn:
-            found = await tasks.find(conn, session_id=self.session, limit=_UNFINISHED)
+        async with tenant(self.db, self.user.id) as rows:
+            found = await tasks.find(rows.conn, session_id=self.session, limit=_UNFINISHED)
         return [task for task in reversed(found) if not task.ended]
 
     async def resume(self, task: Task) -> Turn | None:

@@ -83,6 +83,8 @@ async def introduce(db: Database, wanted: Wanted, default_user: str, screen: Scr
     if wanted.session:
         async with tenant(db, user.id) as rows:
             session = await sessions.get(rows, wanted.session)
+            if session.archived and await sessions.archive(rows, session.id, archived=False):
+                screen.say(f"session {display.short(session.id)} was archived, and is in use again.", "quiet")
     async with db.connection() as conn:
         agent = await _partner(conn, named, session)
         return Partners(user, agent, await _model(conn, agent), session)
@@ -90,7 +92,7 @@ async def introduce(db: Database, wanted: Wanted, default_user: str, screen: Scr
 
 async def _user(conn: Conn, name: str, screen: Screen, *, create: bool) -> User:
     try:
-        return await users.get(conn, name)
+        return await users.acting(conn, name)
     except UserNotFound:
         if not create:
             raise

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cirkelline.agents.models import ModelPool
     from cirkelline.runtime.registry import Registry
     from cirkelline.runtime.worker import Worker
+    from cirkelline.tools.embedding import EmbedderPool
     from cirkelline.tools.execution import Executor
 
 SLOTS: Final = 2
@@ -40,6 +41,7 @@ class _Parts:
     registry: Registry
     executor: Executor
     model_pool: ModelPool
+    embedders: EmbedderPool
 
 
 class OwnWorker:
@@ -107,7 +109,14 @@ class OwnWorker:
 
         opened = self._opened
         worker = Worker(
-            opened.db, opened.settings, parts.registry, parts.executor, parts.model_pool, slots=SLOTS, session=session
+            opened.db,
+            opened.settings,
+            parts.registry,
+            parts.executor,
+            parts.model_pool,
+            embedders=parts.embedders,
+            slots=SLOTS,
+            session=session,
         )
         async with worker:
             self._worker = worker
@@ -122,12 +131,14 @@ class OwnWorker:
             await asyncio.to_thread(importlib.import_module, f"cirkelline.runtime.{module}")
         from cirkelline.agents.models import ModelPool  # noqa: PLC0415
         from cirkelline.runtime.registry import Registry  # noqa: PLC0415
+        from cirkelline.tools.embedding import EmbedderPool  # noqa: PLC0415
         from cirkelline.tools.execution import Executor  # noqa: PLC0415
 
         return _Parts(
             Registry(self._opened.db, self._toolbox, self._environ, prices=self._prices),
             await self._stack.enter_async_context(Executor()),
             await self._stack.enter_async_context(ModelPool(self._environ)),
+            await self._stack.enter_async_context(EmbedderPool(self._environ)),
         )
 
     async def _end(self) -> None:

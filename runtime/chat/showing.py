@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from cirkelline.configs import scalars
+from cirkelline.runtime import sources
 from cirkelline.runtime.chat import cleaning
 from cirkelline.runtime.chat.screen import Screen, Tone, Turn
 from cirkelline.runtime.chat.situation import THINKING
@@ -15,6 +16,7 @@ from cirkelline.state.tasks import Task, TaskStatus
 
 _ARGUMENTS: Final = 60  # characters of a tool's arguments
 _ARGUMENT: Final = 30
+_SOURCE: Final = 200
 _LONGEST_QUOTED: Final = 1500
 _LOST: Final = "some words were lost on the way: the whole answer comes at its end"
 _LATE: Final = "this is being answered already: the whole answer comes at its end"
@@ -205,7 +207,7 @@ class Shown:
             self._tools.clear()
             self._needs = None
             return turn
-        self._show_rest(turn.output)
+        self._show_rest(turn.output, sources.marked_as(task.result, self._segment))
         for tool in self._tools:
             self._screen.say(f"  {_call(*tool)}  {'' if turn.completed else 'did not finish'}".rstrip(), "quiet")
         if task.status == TaskStatus.CANCELLED and not turn.given_up:
@@ -216,14 +218,26 @@ class Shown:
                 self._screen.say(_after_failure(turn), "quiet")
         elif not turn.output.strip():
             self._screen.say("(an empty answer)", "quiet")
+        if self._screen.streams:
+            self._say_sources(task)
         self._screen.ended(turn)
+        if not self._screen.streams:  # the answer has only now been shown
+            self._say_sources(task)
         return turn
 
-    def _show_rest(self, output: str) -> None:
+    def _say_sources(self, task: Task) -> None:
+        if lines := sources.lines(task.result):
+            said = "\n".join(f"  {display.line(each, _SOURCE)}" for each in lines)
+            self._screen.say(f"Sources:\n{said}", "quiet")
+
+    def _show_rest(self, output: str, marked: str) -> None:
+        """Show what of an answer was not; `marked` is what was, with the marks of made-up numbers that only the end knows."""
         if self._lost:  # it is shown whole, on lines of its own
             self._end_segment()
         if not self._segment.strip():
             self._show("" if output == self._before else cleaning.clean(output))
+        elif output == marked:
+            self._show(self._cleaner.rest())
         elif output.startswith(self._segment):
             self._show(self._cleaner.feed(output[len(self._segment) :]) + self._cleaner.rest())
         elif output:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO
 
+from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import composition, pulling
-from cirkelline.runtime.chat import commands, opening, questions, quiet
+from cirkelline.runtime.chat import commands, opening, questions, quiet, remembering
 from cirkelline.runtime.chat.conversation import Conversation
 from cirkelline.runtime.chat.interrupts import Interrupts
 from cirkelline.runtime.chat.lines import Lines
@@ -157,12 +158,17 @@ async def _greet(opened: Opened, partners: Partners, terminal: Terminal) -> None
 
 async def _converse(conversation: Conversation, screen: Screen) -> Left:
     """Take one thing after another that the person says; return how they left."""
-    while True:
-        try:
+    told = remembering.Told(conversation)
+    try:
+        await told.begin(screen)
+        while True:
+            await told.tell(screen)
             if not await _done(conversation, screen, await screen.ask()):
                 screen.went_wrong()
-        except Left as left:
-            return left
+    except Left as left:
+        if not left.interrupted:
+            await told.finish(screen)
+        return left
 
 
 async def _done(conversation: Conversation, screen: Screen, said: str) -> bool:
@@ -191,8 +197,14 @@ def _document(conversation: Conversation, turns: Sequence[Turn]) -> dict[str, An
                 "status": turn.task.status,
                 "input": turn.said,
                 "output": turn.output,
+                "citations": _kept(turn, "citations"),
+                "citations_unknown": _kept(turn, "citations_unknown"),
                 "error": dict(zip(("type", "message"), turn.error, strict=True)) if turn.error else None,
             }
             for turn in turns
         ],
     }
+
+
+def _kept(turn: Turn, key: str) -> Any:
+    return turn.task.result.get(key, []) if scalars.is_mapping(turn.task.result) else []

@@ -52,7 +52,14 @@ class Raw:
     content: bytes
 
 
-Block: TypeAlias = Table | Facts | Text | Raw
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Words in which some have a tone of their own."""
+
+    parts: Sequence[Cell]
+
+
+Block: TypeAlias = Table | Facts | Text | Spans | Raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from uuid import UUID
 
 from cirkelline.runtime.cli import display
-from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Raw, Table, Text, Tone
+from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Raw, Spans, Table, Text, Tone
 
 if TYPE_CHECKING:
     from rich.text import Text as RichText
@@ -107,16 +107,22 @@ def _rendered(block: Block, *, first: bool) -> str:
             before = "\n" if block.apart and not first else ""
             words = display.safe(block.text).rstrip("\n")
             return before + (_colored(words, block.tone) if rich else words) + "\n"
+        case Spans():
+            return "".join(_span(part, rich=rich) for part in block.parts).rstrip("\n") + "\n"
         case Raw():
             return display.safe(block.content.decode("utf-8", "replace")) + "\n"
         case Facts():
             return _facts(block.pairs, rich=rich)
-        case Table(rows=[]):
-            return f"{block.empty}\n"
-        case Table() if on_terminal(sys.stdout) and columns() < _NARROW:
-            return "\n".join(_facts(list(zip(block.columns, row, strict=True)), rich=rich) for row in block.rows)
         case Table():
-            return _rich_table(block) if rich else _plain_table(block)
+            return _table(block, rich=rich)
+
+
+def _table(table: Table, *, rich: bool) -> str:
+    if not table.rows:
+        return f"{table.empty}\n"
+    if on_terminal(sys.stdout) and columns() < _NARROW:
+        return "\n".join(_facts(list(zip(table.columns, row, strict=True)), rich=rich) for row in table.rows)
+    return _rich_table(table) if rich else _plain_table(table)
 
 
 def _facts(pairs: Sequence[tuple[str, Cell]], *, rich: bool) -> str:
@@ -127,6 +133,11 @@ def _facts(pairs: Sequence[tuple[str, Cell]], *, rich: bool) -> str:
         shown = _colored(words, cell.tone) if rich and isinstance(cell, Mark) else words
         lines.append(f"{name:<{widest}}  {shown}".rstrip() + "\n")
     return "".join(lines)
+
+
+def _span(part: Cell, *, rich: bool) -> str:
+    words = display.safe(_words(part))
+    return _colored(words, part.tone) if rich and isinstance(part, Mark) and words.strip() else words
 
 
 def _words(cell: Cell) -> str:

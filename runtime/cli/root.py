@@ -18,7 +18,10 @@ LAZY: Final = {
     "tasks": Lazy(_COMMANDS + "tasks", "Give agents work and see what became of it."),
     "workflows": Lazy(_COMMANDS + "workflows", "Run named steps that survive any crash, and follow them."),
     "states": Lazy(_COMMANDS + "states", "Look at what agents keep between tasks, version by version."),
-    "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations."),
+    "sessions": Lazy(_COMMANDS + "sessions", "Look at a user's conversations, put them away, take them along."),
+    "knowledge": Lazy(_COMMANDS + "knowledge", "Give documents to agents, and search them."),
+    "memories": Lazy(_COMMANDS + "memories", "See what is remembered of a user, and change it."),
+    "users": Lazy(_COMMANDS + "users", "See who there is, what is theirs, and let them in or go."),
     "usage": Lazy(_COMMANDS + "usage", "See what model calls, tokens and money were spent, and by whom."),
     "schedules": Lazy(_COMMANDS + "schedules", "See and steer what agents do by the clock."),
     "workers": Lazy(_COMMANDS + "workers", "See which workers are alive, and let them stop."),
@@ -28,7 +31,22 @@ LAZY: Final = {
 }
 SECTIONS: Final = (
     ("Run", ("up", "chat")),
-    ("Look and steer", ("agents", "tasks", "workflows", "schedules", "states", "sessions", "usage", "workers")),
+    (
+        "Look and steer",
+        (
+            "agents",
+            "tasks",
+            "workflows",
+            "schedules",
+            "states",
+            "sessions",
+            "knowledge",
+            "memories",
+            "users",
+            "usage",
+            "workers",
+        ),
+    ),
     ("This installation", ("models", "db", "doctor")),
 )
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cirkelline.configs import scalars, wording
-from cirkelline.runtime import deciding
+from cirkelline.runtime import deciding, workflows
 from cirkelline.runtime.cli import display
-from cirkelline.state.agents import Agent
+from cirkelline.state.agents import WORKFLOW, Agent
 from cirkelline.state.claims import DEATHS_ALLOWED
 from cirkelline.state.parking import For, Waiting
 from cirkelline.state.standing import Standing
@@ -103,6 +103,7 @@ def _pending(task: Task, agent: Agent | None, standing: Standing | None, workers
         return "it names no agent, so nobody runs it: `cirkelline tasks cancel` it"
     return (
         unfit(agent)
+        or _commands_own(agent)
         or (_out_of_line(task, standing) if standing else None)
         or _unclaimed(task, agent, standing, [worker for worker in workers if _serves(worker, task)])
     )
@@ -141,6 +142,11 @@ def unfit(agent: Agent) -> str | None:
     if agent.definition_version is None:
         return f"agent {label} has not been checked yet: a worker does that (`cirkelline up`)"
     return None
+
+
+def _commands_own(agent: Agent) -> str | None:
+    command = workflows.OWN.get(agent.label.removeprefix(WORKFLOW))
+    return command and f"it was cut off, and `{command}` goes on with it on the machine on which it was begun"
 
 
 def _out_of_line(task: Task, standing: Standing) -> str | None:

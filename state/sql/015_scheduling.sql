@@ -319,7 +319,7 @@ CREATE TABLE IF NOT EXISTS runtime.schedules (
 );
 
 CREATE OR REPLACE FUNCTION runtime.keep_schedules(wanted UUID) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     spec JSONB := (SELECT d.spec FROM runtime.agents a
                      JOIN runtime.definitions d ON d.agent_id = a.id AND d.version = a.definition_version
@@ -361,6 +361,18 @@ CREATE OR REPLACE TRIGGER schedules_defined AFTER INSERT ON runtime.definitions
     FOR EACH ROW EXECUTE FUNCTION runtime.follow_definition();
 CREATE OR REPLACE TRIGGER schedules_changed AFTER UPDATE OF definition_version OR DELETE ON runtime.agents
     FOR EACH ROW EXECUTE FUNCTION runtime.follow_definition();
+
+-- Whether a schedule's name for a user means this one: an email, a bare name or an id.
+CREATE OR REPLACE FUNCTION runtime.is_called(wanted UUID, name TEXT) RETURNS BOOLEAN
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM runtime.users u WHERE u.id = wanted
+                      AND (name IN (u.email, u.id::text) OR name || '@localhost' = u.email))
+$$;
+
+CREATE OR REPLACE FUNCTION runtime.tenant_is_called(name TEXT) RETURNS BOOLEAN
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT runtime.is_called(runtime.tenant_id(), name)
+$$;
 
 -- Slots for conversations -----------------------------------------------------------------------------------------
 -- Claim turns of sessions only, the best first: each by the claim that a chat's own worker makes.
@@ -459,3 +471,14 @@ BEGIN
     RETURN cardinality(old);
 END
 $$;
+
+-- Whose rows these are --------------------------------------------------------------------------------------------
+
+INSERT INTO runtime.tenant_rules (relation, visible, writable, privileges) VALUES
+    ('runtime.failures', 'runtime.tenant_has_task(task_id)', NULL, 'SELECT'),
+    ('runtime.schedules', 'runtime.tenant_is_called(user_name)', NULL, 'SELECT')
+ON CONFLICT (relation) DO UPDATE
+   SET visible = excluded.visible, writable = excluded.writable, privileges = excluded.privileges;
+
+INSERT INTO runtime.tenant_functions (signature) VALUES ('runtime.tenant_is_called(text)') ON CONFLICT DO NOTHING;
+REVOKE ALL ON FUNCTION runtime.tenant_is_called(TEXT) FROM PUBLIC;

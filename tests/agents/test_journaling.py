@@ -12,7 +12,7 @@ import pytest
 from agent_runs import TASK, Script, ask
 from structlog.testing import capture_logs
 
-from cirkelline.agents import journaling, run
+from cirkelline.agents import hashing, journaling, run
 from cirkelline.agents.chat_model import ChatMessage, ToolCall, Usage
 from cirkelline.agents.events import RunEvent, TextDelta
 from cirkelline.agents.journaling import Journal, Transaction
@@ -167,7 +167,7 @@ async def test_a_recorded_signature_goes_back_with_its_call(script: Script) -> N
 
     async def around(call_: Any, _proceed: Any) -> Any:
         nonlocal digest
-        digest = journaling.hash_conversation(call_.messages)
+        digest = hashing.hash_conversation(call_.messages)
         raise CutOff
 
     model = script([{"tool": "fast"}, {"text": "end"}])
@@ -265,7 +265,7 @@ def test_the_hash_of_a_conversation_belongs_to_its_format() -> None:
         ChatMessage("assistant", "", (ToolCall("id", "add", '{"a": 1}'),)),
         ChatMessage("tool", "2", tool_call_id="id", tool_name="add"),
     ]
-    assert (journaling.FORMAT, journaling.hash_conversation(conversation).hex()) == (
+    assert (journaling.FORMAT, hashing.hash_conversation(conversation).hex()) == (
         1,
         "4e1e0c6de28286e8799e420f366fddf4",
     )
@@ -274,4 +274,4 @@ def test_the_hash_of_a_conversation_belongs_to_its_format() -> None:
         ChatMessage("assistant", "", (ToolCall("other", "add", '{"a": 1}'),)),
         conversation[3],
     ]
-    assert journaling.hash_conversation(renamed) == journaling.hash_conversation(conversation)
+    assert hashing.hash_conversation(renamed) == journaling.hash_conversation(conversation)

@@ -259,3 +259,35 @@ def test_what_an_earlier_worker_had_on_record_is_not_shown_again_by_the_next_one
     assert screen.shown.count("I look.") == 1
     assert screen.shown.count("look()") == 1
     assert screen.shown.endswith("its worker is gone: the answer goes on with another one\nA whole answer.")
+
+
+CITED = [{"n": 2, "document": "hand\x1b[2Jbook.pdf", "page": 3, "heading": "A > B"}, {"n": 1, "document": "x.txt"}]
+SOURCES = (
+    "Sources:\n  [2] hand\\x1b[2Jbook.pdf, page 3 (A > B)\n  [1] x.txt\n  [7?] was made up: no source has that number"
+)
+
+
+def cited(output: str) -> Task:
+    whole = row(output=output)
+    return replace(whole, result={**whole.result, "citations": CITED, "citations_unknown": [7]})
+
+
+def test_the_sources_stand_under_an_answer_that_is_not_shown_again_for_its_marks(
+    screen: FakeScreen, tell: Telling
+) -> None:
+    tell("started")
+    tell.text("So [2], ", "so [1] and [", "7].")
+    tell.shown.end(cited("So [2], so [1] and [7?]."))
+    assert screen.shown == f"So [2], so [1] and [7].\n{SOURCES}\n"
+
+
+def test_an_answer_that_is_shown_whole_has_its_marks(screen: FakeScreen, tell: Telling) -> None:
+    tell.shown.end(cited("So [2], so [1] and [7?]."))
+    assert screen.shown == f"So [2], so [1] and [7?].\n{SOURCES}\n"
+
+
+@pytest.mark.parametrize("citations", [None, 7, "x", [], [7], [{}], [{"n": {}, "document": []}], {"n": 1}])
+def test_whatever_stands_in_a_result_breaks_no_chat(screen: FakeScreen, tell: Telling, citations: Any) -> None:
+    whole = row(output="Hello.")
+    tell.shown.end(replace(whole, result={**whole.result, "citations": citations, "citations_unknown": citations}))
+    assert screen.shown.startswith("Hello.")

@@ -10,6 +10,9 @@ from command_runs import Commands, Filled
 
 # The table of malformed definitions belongs to the tests of configs; both ways in are held to it.
 sys.path.append(str(Path(__file__).parents[1] / "configs"))
+# So do what embeds without a model, and the documents that nobody would want.
+sys.path.append(str(Path(__file__).parents[1] / "runtime"))
+sys.path.append(str(Path(__file__).parents[1] / "reading"))
 
 
 @pytest.fixture

@@ -182,3 +182,18 @@ def test_a_price_list_is_read_before_a_worker_stumbles_over_it(
     result = cirkelline("doctor", "--json")
     assert (result.code, only(result, "prices")[0]) == (1, "broken")
     assert f"{path}:1:9:" in only(result, "prices")[1]
+
+
+def test_what_cannot_be_searched_yet_is_told(cirkelline: Commands, filled: Filled) -> None:
+    filled.sql("SELECT 1")
+    assert only(cirkelline("doctor", "--json"), "knowledge") == ("fine", "0 documents with 0 chunks can be searched")
+    filled.sql("""INSERT INTO ai.agno_knowledge (name, metadata) VALUES ('d', '{"user_id": "user-123"}')""")
+    filled.sql("SELECT runtime.take_in_again()")
+    filled.sql("INSERT INTO ai.knowledge_failures (kind, subject, problem, tries) VALUES ('chunk', 7, 'too long', 3)")
+    filled.sql("DROP INDEX ai.idx_vectors_embedding")
+    said = {check["says"]: check["verdict"] for check in checks(cirkelline("doctor", "--json"), "knowledge")}
+    assert said == {
+        "1 document with 0 chunks can be searched; 1 row of other programs cannot be found yet": "notice",
+        "1 row could not be taken in and cannot be found, as chunk 7: too long": "notice",
+        "the index idx_vectors_embedding is not there; no search of cirkelline's needs it, other programs' may": "notice",
+    }

@@ -50,7 +50,10 @@ workflows run|list|show
 schedules list|pause|resume|run
 states list|show|diff|rollback
 workers list|drain
-sessions list|show
+sessions list|show|archive|export
+knowledge add|list|search|show|remove|reindex
+memories list|search|add|forget|undo|optimize|why|capture
+users add|list|login|profile|adopt|deactivate|export|delete
 models list|pull
 db url|status|migrate|adopt|retention|stop
 """

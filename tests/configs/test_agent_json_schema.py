@@ -36,6 +36,14 @@ GOOD = [
     "tools: []",
     "tools: [calculate, {name: note}, {name: read_notes, timeout: 5}, {python: 'a.b:c', timeout: 1m}]",
     "tools: ['${TOOL}', {python: '${FUNCTION}', timeout: '${N}s'}]",
+    "knowledge: {}",
+    "knowledge: {top_k: 6, mode: hybrid}",
+    "tools: [search_knowledge]\nknowledge: {top_k: 50, mode: rrf, threshold: 0.25, tags: [handbook, 'of 2025']}",
+    "tools: [{python: 'a:b'}]\nknowledge: {mode: words, tags: []}",
+    "tools: [read_document]\nknowledge: {top_k: '${N}', threshold: '${T}', tags: ['${TOOL}']}",
+    "memory: {}",
+    "memory: {recall: 0, budget: 20, capture: off}",
+    "tools: [remember]\nmemory: {recall: '${N}', capture: auto}",
     "history: {}",
     "history: {messages: 0}",
     "history: {messages: '${N}'}",
@@ -57,7 +65,7 @@ BEYOND_A_SCHEMA = {
     "a week", "a long time limit", "a longest pause that is shorter", "no pause",
     "an hour that there is not", "a day that never comes", "a zone mistyped", "two schedules of a name", "an address for auto", "a function twice", "a word of Python",
     "an unset variable", "an unset variable in text", "a secret variable", "a secret with a default",
-    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within",
+    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within", "knowledge without a tool", "no capture with a tool for it",
 }  # fmt: skip
 
 
@@ -103,7 +111,8 @@ def test_the_schema_knows_the_keys_of_every_place_and_describes_them() -> None:
     top = properties(json_schema.agent_json_schema())
     parts: dict[tuple[str, ...], dict[str, Any]] = {(): top, ("tools", "*"): properties(top["tools"]["items"])}
     parts[("schedules", "*")] = properties(top["schedules"]["items"])
-    parts |= {(key,): properties(top[key]) for key in ("model", "history", "limits", "retry")}
+    objects = ("model", "knowledge", "memory", "history", "limits", "retry")
+    parts |= {(key,): properties(top[key]) for key in objects}
     assert {place: set(keys) for place, keys in parts.items()} == {
         place: set(keys) for place, keys in schema.surface_keys().items()
     }

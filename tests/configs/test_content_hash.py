@@ -62,12 +62,32 @@ _definition = st.fixed_dictionaries(
         "capabilities": _words,
         "model": _model,
         "tools": st.lists(_tool, max_size=4, unique_by=lambda tool: tool if isinstance(tool, str) else tool.get("name") or tool["python"]),
+        "knowledge": _mapping(
+            top_k=st.integers(1, 50),
+            mode=st.sampled_from(["hybrid", "vector", "words", "rrf"]),
+            threshold=st.floats(0, 1),
+            tags=st.lists(_line, unique=True, max_size=4),
+        ),
+        "memory": _mapping(
+            recall=st.integers(0, 50), budget=st.integers(20, 4000), capture=st.sampled_from(["auto", "tools", "off"])
+        ),
         "history": st.one_of(
             _mapping(messages=st.integers(0, 1000)), _mapping(messages=st.integers(2, 1000), summarize=st.booleans())
         ),
         "limits": _mapping(concurrency=st.integers(1, 1000), steps=st.integers(1, 1000), wall=_wall),
     },
 )  # fmt: skip
+
+
+def _with_documents(definition: dict[str, Any]) -> dict[str, Any]:
+    """Give an agent a tool for documents where it says how to search them; without one that is refused."""
+    tools = definition.get("tools", [])
+    if "knowledge" not in definition or "read_document" in tools:
+        return definition
+    return {**definition, "tools": [*tools, "read_document"]}
+
+
+_definition = _definition.map(_with_documents)
 
 
 def _parsed(definition: dict[str, Any]) -> AgentSpec:
@@ -128,7 +148,7 @@ def test_the_style_of_the_file_is_no_change(definition: dict[str, Any], flow: bo
     "forms",
     [
         ["", "version: 1", "# a comment", "type: assistant", "model: auto", "model: {use: auto}", "tools: []",
-         "history: {messages: 20}", "history: {summarize: false}", "history: {messages: 20, summarize: no}", "limits: {}", "limits: {steps: 20, wall: 300}", "limits: {wall: 5m}", "description: ''"],
+         "history: {messages: 20}", "history: {summarize: false}", "history: {messages: 20, summarize: no}", "knowledge: {}", "knowledge: {top_k: 6, mode: hybrid, tags: []}", "limits: {}", "limits: {steps: 20, wall: 300}", "limits: {wall: 5m}", "description: ''"],
         ["model: 'openai:x'", "model: {use: 'openai:x'}"],
         ["model: {use: auto, temperature: 1}", "model: {use: auto, temperature: 1.0}"],
         ["tools: [note]", "tools:\n- name: note", "tools: ['note']"],
@@ -165,6 +185,15 @@ CHANGES = [
     "tools: [{name: note, approval: true}]",
     "tools: [{name: note, approval: true, approve_within: 1h}]",
     "tools: [{python: 'a:note'}]",
+    "tools: [search_knowledge]",
+    "tools: [search_knowledge]\nknowledge: {top_k: 7}",
+    "tools: [search_knowledge]\nknowledge: {mode: rrf}",
+    "tools: [search_knowledge]\nknowledge: {threshold: 0.5}",
+    "tools: [search_knowledge]\nknowledge: {tags: [a]}",
+    "memory: {}",
+    "memory: {recall: 7}",
+    "memory: {budget: 200}",
+    "memory: {capture: auto}",
     "history: {messages: 0}",
     "history: {messages: 21}",
     "history: {summarize: true}",
@@ -198,13 +227,15 @@ def test_every_field_of_a_definition_is_among_the_changes() -> None:
         AgentSpec,
         schema.ModelSpec,
         schema.ToolSpec,
+        schema.KnowledgeSpec,
+        schema.MemorySpec,
         schema.HistorySpec,
         schema.LimitsSpec,
         schema.RetrySpec,
         schema.ScheduleSpec,
     )
     count = sum(len(each.model_fields) for each in specs)
-    assert count == 11 + 6 + 7 + 2 + 3 + 3 + 5, "a new field needs its line in CHANGES"
+    assert count == 13 + 6 + 7 + 4 + 3 + 2 + 3 + 3 + 5, "a new field needs its line in CHANGES"
 
 
 def test_the_hash_of_a_definition_never_changes_between_releases() -> None:

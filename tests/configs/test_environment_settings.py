@@ -61,6 +61,8 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
             "CIRKELLINE_KEEP_VERSIONS": "4",
             "CIRKELLINE_LOCAL_THREADS": "2",
             "CIRKELLINE_LOCAL_MODEL": "7",
+            "CIRKELLINE_EMBEDDING_THREADS": "3",
+            "CIRKELLINE_DOCUMENT_LIMIT": "1_000_000",
             "CIRKELLINE_PRICES": str(tmp_path / "prices.yaml"),
             "CIRKELLINE_LOG_LEVEL": "DEBUG",
             "CIRKELLINE_LOG_FORMAT": "json",
@@ -87,6 +89,8 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
         keep_versions=4,
         local_threads=2,
         local_model="7",
+        embedding_threads=3,
+        document_limit=1_000_000,
         prices=tmp_path / "prices.yaml",
         log_level="debug",
         log_format="json",
@@ -94,7 +98,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 23
+    assert len(Settings.model_fields) == 25
     assert all(variable.description for variable in settings.variables())
 
 

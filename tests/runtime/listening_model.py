@@ -16,7 +16,8 @@ Answers = Callable[[Shown], Any]
 
 @dataclass(slots=True)
 class ListeningModel:
-    """`answers` is asked with each conversation: a text, an exception's stand-in (an int: the HTTP status), or either awaited."""
+    """`answers` is asked with each conversation: a text, an exception's stand-in (an int: the HTTP status), a call of a tool
+    (its name and arguments), or one of these awaited."""
 
     answers: Answers
     url: str = ""
@@ -32,7 +33,7 @@ class ListeningModel:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = next(int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:"))
         asked = json.loads(await reader.readexactly(length))
-        conversation = [(each["role"], each["content"]) for each in asked["messages"]]
+        conversation = [(each["role"], each.get("content") or "") for each in asked["messages"]]
         self.shown.append(conversation)
         self.tools.append(asked.get("tools"))
         said = self.answers(conversation)
@@ -41,14 +42,21 @@ class ListeningModel:
         if isinstance(said, int):
             writer.write(f"HTTP/1.1 {said} No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode())
         else:
-            chunks = [_chunk({"role": "assistant", "content": said}), _chunk({}, "stop"), "[DONE]"]
+            kind = "stop" if isinstance(said, str) else "tool_calls"
+            delta = {"content": said} if isinstance(said, str) else {"content": None, "tool_calls": [_call(*said)]}
+            chunks = [_chunk({"role": "assistant", **delta}), _chunk({}, kind), "[DONE]"]
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
             writer.write("".join(f"data: {chunk}\n\n" for chunk in chunks).encode())
         await writer.drain()
         writer.close()
 
 
-def _chunk(delta: dict[str, str], finish: str | None = None) -> str:
+def _call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    function = {"name": tool, "arguments": json.dumps(arguments)}
+    return {"index": 0, "id": "call_1", "type": "function", "function": function}
+
+
+def _chunk(delta: dict[str, Any], finish: str | None = None) -> str:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return json.dumps({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]})
 

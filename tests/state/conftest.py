@@ -13,9 +13,11 @@ from psycopg import conninfo, sql
 from cirkelline.state import connection
 from cirkelline.state.connection import Conn
 
+# What migrations have written stays.
 TABLES = """
 SELECT schemaname, tablename FROM pg_tables
- WHERE schemaname IN ('ai', 'runtime', 'public') AND (schemaname, tablename) <> ('runtime', 'migrations')
+ WHERE schemaname IN ('ai', 'runtime', 'public')
+   AND (schemaname, tablename) NOT IN (('runtime', 'migrations'), ('runtime', 'tenant_rules'), ('runtime', 'tenant_functions'))
 """
 
 

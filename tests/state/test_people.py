@@ -99,9 +99,10 @@ async def test_the_newest_sessions_come_first_and_of_one_agent_if_wished(db: Dat
     other = await scene.agent(conn, "other")
     async with tenant(db, ivo.id) as door:
         made = [await sessions.create(door, each) for each in (agent, other, agent)]
-        for age, identity in enumerate(reversed(made)):
-            update = "UPDATE runtime.sessions SET created_at = now() - %s * interval '1 day' WHERE id = %s"
-            await door.conn.execute(update, [age, identity])
+    for age, identity in enumerate(reversed(made)):
+        update = "UPDATE runtime.sessions SET created_at = now() - %s * interval '1 day' WHERE id = %s"
+        await conn.execute(update, [age, identity])
+    async with tenant(db, ivo.id) as door:
         assert [session.id for session in await sessions.find(door)] == made[::-1]
         assert [session.id for session in await sessions.find(door, agent_id=agent)] == [made[2], made[0]]
         assert [session.id for session in await sessions.find(door, limit=1)] == [made[2]]
@@ -111,11 +112,12 @@ async def test_messages_come_as_a_window_of_the_last_oldest_first(db: Database, 
     ivo, _, agent = await two(conn)
     async with tenant(db, ivo.id) as door:
         session = await sessions.create(door, agent)
-        for n in range(6):
-            insert = """
-            INSERT INTO runtime.messages (session_id, task_id, user_id, role, content)
-            VALUES (%s, gen_random_uuid(), %s, 'user', %s)"""
-            await door.conn.execute(insert, [session, ivo.id, str(n)])
+    for n in range(6):
+        insert = """
+        INSERT INTO runtime.messages (session_id, task_id, user_id, role, content)
+        VALUES (%s, gen_random_uuid(), %s, 'user', %s)"""
+        await conn.execute(insert, [session, ivo.id, str(n)])
+    async with tenant(db, ivo.id) as door:
         everything = await sessions.messages(door, session)
         assert [message.content for message in everything] == list("012345")
         assert [message.content for message in await sessions.messages(door, session, limit=2)] == ["4", "5"]

@@ -52,7 +52,8 @@ def agent() -> Agent:
 
 def test_every_built_in_is_described_to_the_model_with_each_of_its_arguments() -> None:
     assert sorted(builtins.BUILTINS) == [
-        "ask_human", "calculate", "current_time", "forget_note", "note", "read_notes", "sleep",
+        "ask_human", "calculate", "current_time", "forget", "forget_note", "list_documents", "note", "read_document", "read_notes",
+        "recall", "remember", "search_knowledge", "sleep",
     ]  # fmt: skip
     for made in builtins.BUILTINS.values():
         assert len(made.description) > 20

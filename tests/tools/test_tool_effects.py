@@ -126,6 +126,12 @@ def test_no_built_in_tool_has_to_be_decided_about_after_a_crash() -> None:
         "forget_note": "idempotent",
         "ask_human": "read",
         "sleep": "read",
+        "search_knowledge": "read",
+        "list_documents": "read",
+        "read_document": "read",
+        "remember": "idempotent",
+        "recall": "read",
+        "forget": "idempotent",
     }
 
 

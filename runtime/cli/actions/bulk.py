@@ -18,7 +18,7 @@ from cirkelline.runtime.cli import console, display, opening, progressing
 from cirkelline.runtime.cli.actions import inputs
 from cirkelline.runtime.cli.actions.inputs import BadInput
 from cirkelline.runtime.cli.answers import Answer, Text
-from cirkelline.state import agents, submitting
+from cirkelline.state import agents, submitting, users
 from cirkelline.state.connection import Conn
 from cirkelline.state.submitting import NewTask, OneKeyTaken
 
@@ -36,17 +36,18 @@ class Line:
     task: Mapping[str, Any]
 
 
-async def submit(file: str, agent: str | None) -> Answer:
+async def submit(file: str, agent: str | None, user: str | None) -> Answer:
     """Put every task of a file in line, or none of them: all lines are read before the first is written.
 
-    `agent` gets the tasks of lines that name none.
+    `agent` gets the tasks of lines that name none; all of them run on behalf of `user`.
     """
     lines = list(read(file, agent))
     if not lines:
         raise BadInput(f"{_name(file)} holds no task: write one JSON object to a line, such as {_EXAMPLE}")
     async with opening.database(migrate=True) as opened, opened.db.transaction() as conn:
         found = await _agents(conn, lines, file)
-        tasks = [_task(line, found[line.agent], file) for line in lines]
+        user_id = (await users.ensure(conn, user)).id if user is not None else None
+        tasks = [_task(line, found[line.agent], user_id, file) for line in lines]
         try:
             new = await _written(conn, lines, tasks, file)
         except asyncio.CancelledError:  # Ctrl-C
@@ -70,8 +71,8 @@ async def _agents(conn: Conn, lines: list[Line], file: str) -> dict[str, UUID]:
     return found
 
 
-def _task(line: Line, agent: UUID, file: str) -> NewTask:
-    task = NewTask(agent_id=agent, **line.task)
+def _task(line: Line, agent: UUID, user: UUID | None, file: str) -> NewTask:
+    task = NewTask(agent_id=agent, user_id=user, **line.task)
     try:
         task.as_json()
     except UsageError as error:

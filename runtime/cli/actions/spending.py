@@ -14,10 +14,10 @@ from cirkelline.state import usage
 from cirkelline.state.usage import By, Usage
 
 
-async def show(by: Sequence[str], since: date | None) -> Answer:
+async def show(by: Sequence[str], since: date | None, user: str | None) -> Answer:
     """Show what was spent from a day on, added up by these."""
     wanted = list(dict.fromkeys(By(each) for each in by))
-    async with opening.connected() as conn:
+    async with opening.database() as opened, opening.rows_of(opened.db, user) as conn:
         found = await usage.find(conn, wanted, since=since)
     total = _added(found)
     document = {

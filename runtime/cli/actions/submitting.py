@@ -11,7 +11,7 @@ from cirkelline.configs import wording
 from cirkelline.runtime.cli import console, display, opening, waiting
 from cirkelline.runtime.cli.actions import tasks as looking
 from cirkelline.runtime.cli.answers import Answer, Text
-from cirkelline.state import agents, routing, submitting, tasks, workers
+from cirkelline.state import agents, routing, submitting, tasks, users, workers
 from cirkelline.state.agents import Agent
 from cirkelline.state.connection import Conn
 from cirkelline.state.submitting import Entered, NewTask
@@ -29,13 +29,15 @@ class Wanted:
     delay: float | None = None
     key: str | None = None
     capabilities: tuple[str, ...] = ()
+    user: str | None = None
 
-    def task(self, agent: UUID | None) -> NewTask:
-        """Return the task for an agent, or for whichever has the capabilities."""
+    def task(self, agent: UUID | None, user: UUID | None) -> NewTask:
+        """Return the task for an agent, or for whichever has the capabilities, on behalf of a user."""
         return NewTask(
             agent_id=agent,
             payload={"input": self.input},
             task_type=self.task_type,
+            user_id=user,
             priority=self.priority,
             run_at=self.run_at,
             delay=self.delay,
@@ -49,7 +51,9 @@ async def submit(agent: str | None, wanted: Wanted, *, wait_for_it: bool, patien
     async with opening.database(migrate=True) as opened:
         async with opened.db.connection() as conn:
             found = await agents.answering(conn, agent) if agent is not None else None
-            entered = await submitting.submit(conn, wanted.task(found.id if found else None))
+            user = await users.ensure(conn, wanted.user) if wanted.user is not None else None
+            new = wanted.task(found.id if found else None, user.id if user else None)
+            entered = await submitting.submit(conn, new)
             task = await tasks.get(conn, entered.id)
             obstacle = None if task.ended else await _obstacle(conn, found, wanted)
         if obstacle:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError
+from cirkelline.runtime import sources
 from cirkelline.runtime.cli import console, display, failures, opening, waiting
 from cirkelline.runtime.cli.answers import Answer, Block, Cell, Facts, Mark, Table, Text, Tone
 from cirkelline.state import agents, journal, parking, retrying, routing, standing, tasks, workers
@@ -92,19 +93,21 @@ def _listed(found: Sequence[Task], empty: str) -> Answer:
     return Answer({"tasks": [document(task) for task in found]}, [Table(_HEADINGS, _rows(found), empty)])
 
 
-async def find(*, status: str | None, agent: str | None, session: str | None, limit: int) -> Answer:
+async def find(*, status: str | None, agent: str | None, session: str | None, user: str | None, limit: int) -> Answer:
     """List the newest tasks that fit."""
-    async with opening.connected() as conn:
-        agent_id = (await agents.get(conn, agent)).id if agent else None
-        session_id = await standing.session(conn, session) if session else None
-        found = await tasks.find(conn, status=status, agent_id=agent_id, session_id=session_id, limit=limit)
-    fits = " that fit" if status or agent or session else ""
+    async with opening.database() as opened:
+        async with opened.db.connection() as conn:
+            agent_id = (await agents.get(conn, agent)).id if agent else None
+        async with opening.rows_of(opened.db, user) as conn:
+            session_id = await standing.session(conn, session) if session else None
+            found = await tasks.find(conn, status=status, agent_id=agent_id, session_id=session_id, limit=limit)
+    fits = " that fit" if status or agent or session or user else ""
     return _listed(found, f"no tasks{fits} (`cirkelline tasks submit` makes one)")
 
 
-async def search(words: str, limit: int) -> Answer:
+async def search(words: str, user: str | None, limit: int) -> Answer:
     """List the newest tasks whose type or input holds every word."""
-    async with opening.connected() as conn:
+    async with opening.database() as opened, opening.rows_of(opened.db, user) as conn:
         found = await tasks.search(conn, words, limit=limit)
     return _listed(found, f"no task's type or input holds {words!r}")
 
@@ -114,11 +117,12 @@ async def obstacle_to(conn: Conn, agent: Agent) -> str | None:
     return waiting.unfit(agent) or (None if await workers.any_alive(conn) else waiting.NO_WORKER)
 
 
-async def wait(reference: str, patience: float | None) -> Answer:
+async def wait(reference: str, user: str | None, patience: float | None) -> Answer:
     """Wait for a task's end and answer with its output."""
     async with opening.database() as opened:
+        task_id = await opening.task_of(opened.db, user, reference)
         async with opened.db.connection() as conn:
-            task = await tasks.get(conn, await tasks.resolve(conn, reference))
+            task = await tasks.get(conn, task_id)
         return await followed(opened.db, task, patience, told=False)
 
 
@@ -196,12 +200,14 @@ def _content(value: Any) -> Text:
     return Text(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
 
 
-async def show(reference: str) -> Answer:
+async def show(reference: str, user: str | None) -> Answer:
     """Show one task in words, with every attempt at it that failed."""
-    async with opening.connected() as conn:
-        task, why = await explained(conn, await tasks.get(conn, await tasks.resolve(conn, reference)))
-        failed = await retrying.failures(conn, task.id)
-        place = await standing.of(conn, task.id)
+    async with opening.database() as opened:
+        task_id = await opening.task_of(opened.db, user, reference)
+        async with opened.db.connection() as conn:
+            task, why = await explained(conn, await tasks.get(conn, task_id))
+            failed = await retrying.failures(conn, task.id)
+            place = await standing.of(conn, task.id)
     allowed = place.attempts if place else 1
     blocks: list[Block] = [Facts(_facts(task, why, allowed))]
     if len(failed) > 1 or (failed and task.status != TaskStatus.FAILED):
@@ -209,6 +215,8 @@ async def show(reference: str) -> Answer:
     blocks += [Text("Input:", apart=True), _content(_input(task.payload))]
     if task.status == TaskStatus.COMPLETED:
         blocks += [Text("Output:", apart=True), _content(_output(task.result))]
+    if lines := sources.lines(task.result):
+        blocks += [Text("Sources:", apart=True), Text("\n".join(display.line(each, 200) for each in lines))]
     return Answer(_whole(task, why, allowed, failed), blocks)
 
 
@@ -300,12 +308,14 @@ def _run_facts(task: Task) -> list[tuple[str, Cell]]:
     return pairs
 
 
-async def cancel(reference: str) -> Answer:
+async def cancel(reference: str, user: str | None) -> Answer:
     """Cancel a task: a waiting one at once, a running one by asking its worker."""
-    async with opening.connected() as conn:
-        before = await tasks.get(conn, await tasks.resolve(conn, reference))
-        outcome = await tasks.cancel(conn, before.id)
-        task = await tasks.get(conn, before.id)
+    async with opening.database() as opened:
+        task_id = await opening.task_of(opened.db, user, reference)
+        async with opened.db.connection() as conn:
+            before = await tasks.get(conn, task_id)
+            outcome = await tasks.cancel(conn, before.id)
+            task = await tasks.get(conn, before.id)
     short = display.short(task.id)
     match outcome:
         case "cancelled" if not before.ended:
@@ -324,15 +334,16 @@ class NotCancelled(CirkellineError):
     """A task has ended already, or is not ours to cancel."""
 
 
-async def retry(reference: str, *, from_start: bool) -> Answer:
+async def retry(reference: str, user: str | None, *, from_start: bool) -> Answer:
     """Put a failed or cancelled task back in line, where it stopped or at its start."""
-    async with opening.connected() as conn:
-        task_id = await tasks.resolve(conn, reference)
-        await tasks.retry(conn, task_id, from_start=from_start)
-        kept = len(await journal.read(conn, task_id))
-        task = await tasks.get(conn, task_id)
-        agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
-        obstacle = await obstacle_to(conn, agent) if agent else None
+    async with opening.database() as opened:
+        task_id = await opening.task_of(opened.db, user, reference)
+        async with opened.db.connection() as conn:
+            await tasks.retry(conn, task_id, from_start=from_start)
+            kept = len(await journal.read(conn, task_id))
+            task = await tasks.get(conn, task_id)
+            agent = await agents.get(conn, str(task.agent_id)) if task.agent_id else None
+            obstacle = await obstacle_to(conn, agent) if agent else None
     if obstacle:
         console.warn(obstacle)
     return Answer(document(task, obstacle), [Text(f"task {display.short(task_id)} is in line again{_where(kept)}")])

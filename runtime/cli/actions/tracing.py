@@ -30,9 +30,9 @@ class BodyUnknown(CirkellineError):
 # A timeline -----------------------------------------------------------------------------------------------------------
 
 
-async def trace(reference: str) -> Answer:
+async def trace(reference: str, user: str | None) -> Answer:
     """Show every step of a task's run."""
-    async with opening.connected() as conn:
+    async with opening.database() as opened, opening.rows_of(opened.db, user) as conn:
         task = await _task(conn, reference)
         steps = await journal.read(conn, task.id, lost=True)
     arguments = {place: call["arguments"] for step in steps for place, call in _asked(step)}
@@ -93,6 +93,7 @@ def _document(step: Step, task: Task, arguments: str | None) -> dict[str, Any]:
         "arguments": _parsed(arguments) if arguments is not None else None,
         "output": step.output,
         "operations": step.operations,
+        "citations": step.citations,
         "waits": step.waits,
         "until": step.until,
         "decision": step.decision,
@@ -216,14 +217,14 @@ def _parsed(text: str) -> Any:
 # What the model saw ---------------------------------------------------------------------------------------------------
 
 
-async def prompt(reference: str, position: int | None, tools: Path | None, *, body: bool) -> Answer:
+async def prompt(reference: str, user: str | None, position: int | None, tools: Path | None, *, body: bool) -> Answer:
     """Show what the model saw at one of its calls; with `body`, the very request."""
     from cirkelline.agents import replaying as offline
     from cirkelline.runtime import replaying
     from cirkelline.tools.toolbox import Toolbox
 
     async with opening.database() as opened:
-        async with opened.db.connection() as conn:
+        async with opening.rows_of(opened.db, user) as conn:
             task = await _task(conn, reference)
         settings = opened.settings
         folder = composition.tools_folder(composition.configs_folder(settings, None), tools)
@@ -281,12 +282,12 @@ def _said(message: Any) -> list[Block]:
 # Once more ------------------------------------------------------------------------------------------------------------
 
 
-async def replay(reference: str) -> Answer:
+async def replay(reference: str, user: str | None) -> Answer:
     """Make a task's run once more from its journal, and say whether it comes to the same."""
     from cirkelline.runtime import replaying
 
     async with opening.database() as opened:
-        async with opened.db.connection() as conn:
+        async with opening.rows_of(opened.db, user) as conn:
             task = await _task(conn, reference)
         report = await replaying.replay(opened.db, task)
     found = report.difference

@@ -196,9 +196,9 @@ async def _look(conn: Conn, run_id: str) -> _Seen:
     return _Seen(found, task, steps, why, undecided)
 
 
-async def find(*, status: str | None, workflow: str | None, limit: int) -> Answer:
+async def find(*, status: str | None, workflow: str | None, user: str | None, limit: int) -> Answer:
     """List the newest runs that fit."""
-    async with opening.connected() as conn:
+    async with opening.database() as opened, opening.rows_of(opened.db, user) as conn:
         found = await records.find(conn, status=status, workflow=workflow, limit=limit)
     rows = [
         (
@@ -211,7 +211,7 @@ async def find(*, status: str | None, workflow: str | None, limit: int) -> Answe
         )
         for each in found
     ]
-    fits = " that fit" if status or workflow else ""
+    fits = " that fit" if status or workflow or user else ""
     empty = f"no workflow runs{fits} (`cirkelline workflows run` makes one)"
     return Answer({"runs": [_document(_Seen(each)) for each in found]}, [Table(_HEADINGS, rows, empty)])
 
@@ -224,10 +224,13 @@ def _place(run: WorkflowRun) -> str:
     return f"{done} done"
 
 
-async def show(reference: str) -> Answer:
+async def show(reference: str, user: str | None) -> Answer:
     """Show one run in words."""
-    async with opening.connected() as conn:
-        seen = await _look(conn, await records.resolve(conn, reference))
+    async with opening.database() as opened:
+        async with opening.rows_of(opened.db, user) as conn:
+            run_id = await records.resolve(conn, reference)
+        async with opened.db.connection() as conn:
+            seen = await _look(conn, run_id)
     document = _document(seen) | {"steps": [_step_document(step) for step in seen.steps]}
     blocks: list[Block] = [Facts(_facts(seen))]
     if seen.steps:

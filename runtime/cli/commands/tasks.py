@@ -17,6 +17,7 @@ from cirkelline.runtime.cli.parameters import DURATION, FOLDER, LIMIT, NAME
 STATUSES: Final = ("pending", "running", "waiting", "completed", "failed", "cancelled")
 
 _task: Final = click.argument("task", type=NAME)
+_of_user: Final = click.option("--user", type=NAME, help="Only if it is this user's.")
 _limit: Final = click.option("--limit", type=LIMIT, default=50, show_default=True, help="How many at most.")
 _timeout: Final = click.option("--timeout", type=DURATION, help="How long to wait at most, such as 30s or 5m.")
 
@@ -57,6 +58,7 @@ def command() -> None:
     type=parameters.WORDS,
     help="Instead of AGENT: what the agent has to be able to do; the least loaded idle one that can gets the task.",
 )
+@click.option("--user", type=NAME, help="On whose behalf it runs.")
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait for the end and print the output.")
 @_timeout
 def submit(
@@ -72,6 +74,7 @@ def submit(
     delay: float | None,
     key: str | None,
     capabilities: tuple[str, ...] | None,
+    user: str | None,
     wait_for_it: bool,
     timeout: float | None,
 ) -> Work:
@@ -84,13 +87,13 @@ def submit(
     With --key the same submission is the same task until that task is removed; another input for the key is refused.
 
     With --from a whole file is submitted, or nothing of it: a line may have agent, input, type, priority, at, in and key,
-    and AGENT gets those that name no agent.
+    and AGENT gets those that name no agent. --user is on whose behalf all of them run.
     """
     if lines is not None:
-        _goes_alone("lines", but=("agent",))
+        _goes_alone("lines", but=("agent", "user"))
         from cirkelline.runtime.cli.actions import bulk
 
-        return bulk.submit(lines, _name(agent) if agent is not None else None)
+        return bulk.submit(lines, _name(agent) if agent is not None else None, user)
     if capabilities is not None:
         words, agent = (*([agent] if agent is not None else []), *input), None
     elif agent is None:
@@ -111,6 +114,7 @@ def submit(
         delay=delay,
         key=key,
         capabilities=capabilities or (),
+        user=user,
     )
     return submitting.submit(agent, wanted, wait_for_it=wait_for_it, patience=timeout)
 
@@ -135,30 +139,33 @@ def _goes_alone(option: str, but: tuple[str, ...]) -> None:
 @click.option("--status", type=click.Choice(STATUSES), help="Only tasks of this status.")
 @click.option("--agent", type=NAME, help="Only tasks of this agent.")
 @click.option("--session", type=NAME, help="Only tasks of this session.")
+@click.option("--user", type=NAME, help="Only tasks of this user.")
 @_limit
-def list_tasks(status: str | None, agent: str | None, session: str | None, limit: int) -> Work:
+def list_tasks(*, status: str | None, agent: str | None, session: str | None, user: str | None, limit: int) -> Work:
     """List the newest tasks."""
     from cirkelline.runtime.cli.actions import tasks
 
-    return tasks.find(status=status, agent=agent, session=session, limit=limit)
+    return tasks.find(status=status, agent=agent, session=session, user=user, limit=limit)
 
 
 @command.add("show", example="cirkelline tasks show 5f0c7d1e")
 @_task
-def show(task: str) -> Work:
+@_of_user
+def show(task: str, user: str | None) -> Work:
     """Show one task in words: what it waits for, what went wrong, what came out.
 
     TASK is an id, or its first digits.
     """
     from cirkelline.runtime.cli.actions import tasks
 
-    return tasks.show(task)
+    return tasks.show(task, user)
 
 
 @command.add("wait", example="cirkelline tasks wait 5f0c7d1e --timeout 5m")
 @_task
+@_of_user
 @_timeout
-def wait(task: str, timeout: float | None) -> Work:
+def wait(task: str, user: str | None, timeout: float | None) -> Work:
     """Wait for a task's end and print its output.
 
     Exit code 1 if the task fails or is cancelled, 3 if --timeout passes first, 4 if it waits for a decision. Ctrl-C ends
@@ -166,22 +173,24 @@ def wait(task: str, timeout: float | None) -> Work:
     """
     from cirkelline.runtime.cli.actions import tasks
 
-    return tasks.wait(task, timeout)
+    return tasks.wait(task, user, timeout)
 
 
 @command.add("cancel", example="cirkelline tasks cancel 5f0c7d1e")
 @_task
-def cancel(task: str) -> Work:
+@_of_user
+def cancel(task: str, user: str | None) -> Work:
     """Cancel a task: at once while it waits, by asking its worker when it runs."""
     from cirkelline.runtime.cli.actions import tasks
 
-    return tasks.cancel(task)
+    return tasks.cancel(task, user)
 
 
 @command.add("retry", example="cirkelline tasks retry 5f0c7d1e")
 @_task
 @click.option("--from-start", is_flag=True, help="Forget its recorded steps: model and tools are called again.")
-def retry(task: str, *, from_start: bool) -> Work:
+@_of_user
+def retry(task: str, user: str | None, *, from_start: bool) -> Work:
     """Put a failed or cancelled task back in line.
 
     It goes on after its last recorded step, with the definition it began with. With --from-start, or if it has no
@@ -189,7 +198,7 @@ def retry(task: str, *, from_start: bool) -> Work:
     """
     from cirkelline.runtime.cli.actions import tasks
 
-    return tasks.retry(task, from_start=from_start)
+    return tasks.retry(task, user, from_start=from_start)
 
 
 _call: Final = click.option("--call", type=NAME, help="Which call, where several wait: 2.0 is what `tasks show` says.")
@@ -198,36 +207,39 @@ _call: Final = click.option("--call", type=NAME, help="Which call, where several
 @command.add("approve", example="cirkelline tasks approve 5f0c7d1e")
 @_task
 @_call
-def approve(task: str, call: str | None) -> Work:
+@_of_user
+def approve(task: str, user: str | None, call: str | None) -> Work:
     """Let a tool call run that waits for approval; `tasks show` shows its arguments.
 
     The task goes on, on any worker, once nothing else of it waits. Of decisions that race, the first one counts.
     """
     from cirkelline.runtime.cli.actions import deciding
 
-    return deciding.approve(task, call)
+    return deciding.approve(task, user, call)
 
 
 @command.add("reject", example='cirkelline tasks reject 5f0c7d1e --reason "too expensive, ask for an offer first"')
 @_task
 @click.option("--reason", type=parameters.ANY_TEXT, help="Why; the model reads it.")
 @_call
-def reject(task: str, reason: str | None, call: str | None) -> Work:
+@_of_user
+def reject(task: str, user: str | None, reason: str | None, call: str | None) -> Work:
     """Refuse a tool call that waits for approval: it does not run, and the model is told so."""
     from cirkelline.runtime.cli.actions import deciding
 
-    return deciding.reject(task, call, reason)
+    return deciding.reject(task, user, call, reason)
 
 
 @command.add("answer", example='cirkelline tasks answer 5f0c7d1e "the blue one"')
 @_task
 @click.argument("text", nargs=-1, required=True, type=parameters.ANY_TEXT)
 @_call
-def answer(task: str, text: tuple[str, ...], call: str | None) -> Work:
+@_of_user
+def answer(task: str, user: str | None, text: tuple[str, ...], call: str | None) -> Work:
     """Answer what an agent asks a person (several words are one text)."""
     from cirkelline.runtime.cli.actions import deciding
 
-    return deciding.answer(task, call, " ".join(text))
+    return deciding.answer(task, user, call, " ".join(text))
 
 
 @command.add("resolve", example="cirkelline tasks resolve 5f0c7d1e --retry")
@@ -237,7 +249,10 @@ def answer(task: str, text: tuple[str, ...], call: str | None) -> Work:
 @click.option("--fail", is_flag=True, help="End the task as failed.")
 @click.option("--reason", type=parameters.ANY_TEXT, help="With --fail: why; it is the task's error.")
 @_call
-def resolve(*, task: str, retry: bool, result: str | None, fail: bool, reason: str | None, call: str | None) -> Work:
+@_of_user
+def resolve(
+    *, task: str, user: str | None, retry: bool, result: str | None, fail: bool, reason: str | None, call: str | None
+) -> Work:
     """Decide what became of a tool that was running when its worker died, or about a task whose workers keep dying.
 
     Give exactly one of --retry, --result and --fail.
@@ -249,8 +264,8 @@ def resolve(*, task: str, retry: bool, result: str | None, fail: bool, reason: s
     from cirkelline.runtime.cli.actions import deciding, inputs
 
     if result is not None:
-        return deciding.resolve_result(task, call, inputs.parsed(result, "the result"))
-    return deciding.resolve(task, call, again=retry, reason=reason)
+        return deciding.resolve_result(task, user, call, inputs.parsed(result, "the result"))
+    return deciding.resolve(task, user, call, again=retry, reason=reason)
 
 
 @command.add("trace", example="cirkelline tasks trace 5f0c7d1e")
@@ -267,7 +282,8 @@ def resolve(*, task: str, retry: bool, result: str | None, fail: bool, reason: s
 @click.option(
     "--tools", type=FOLDER, help="With --prompt: folder of the agent's Python tools; by default as `cirkelline up`."
 )
-def trace(task: str, prompt: int | None, tools: Path | None, *, body: bool) -> Work:
+@_of_user
+def trace(task: str, user: str | None, prompt: int | None, tools: Path | None, *, body: bool) -> Work:
     """Show every step of a task's run, or what its model saw at one of them.
 
     Steps are numbered by model call: 2 is the second answer, 2.0 the first tool call that it asked for. A step that a
@@ -277,26 +293,28 @@ def trace(task: str, prompt: int | None, tools: Path | None, *, body: bool) -> W
 
     if prompt is None and (body or tools):
         raise click.UsageError(f"--{'body' if body else 'tools'} goes with --prompt", click.get_current_context())
-    return tracing.trace(task) if prompt is None else tracing.prompt(task, prompt or None, tools, body=body)
+    return tracing.trace(task, user) if prompt is None else tracing.prompt(task, user, prompt or None, tools, body=body)
 
 
 @command.add("replay", example="cirkelline tasks replay 5f0c7d1e")
 @_task
-def replay(task: str) -> Work:
+@_of_user
+def replay(task: str, user: str | None) -> Work:
     """Run a task once more from its journal alone, and say whether it comes to the same.
 
     No model is asked, no tool is called, and nothing is written. Exit code 1 if the run comes to something else.
     """
     from cirkelline.runtime.cli.actions import tracing
 
-    return tracing.replay(task)
+    return tracing.replay(task, user)
 
 
 @command.add("search", example="cirkelline tasks search invoice march")
 @click.argument("words", nargs=-1, required=True, type=NAME)
+@click.option("--user", type=NAME, help="Only tasks of this user.")
 @_limit
-def search(words: tuple[str, ...], limit: int) -> Work:
+def search(words: tuple[str, ...], user: str | None, limit: int) -> Work:
     """List the newest tasks whose type or input holds every one of the words, or words that begin so."""
     from cirkelline.runtime.cli.actions import tasks
 
-    return tasks.search(" ".join(words), limit)
+    return tasks.search(" ".join(words), user, limit)

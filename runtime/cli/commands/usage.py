@@ -9,7 +9,7 @@ import click
 
 from cirkelline.runtime.cli import frame
 from cirkelline.runtime.cli.answers import Work
-from cirkelline.runtime.cli.parameters import DAY
+from cirkelline.runtime.cli.parameters import DAY, NAME
 
 _BY: Final = ("day", "agent", "user", "model")
 
@@ -30,7 +30,8 @@ _BY: Final = ("day", "agent", "user", "model")
     show_default=True,
     help="The first day: 2026-03-01, 30d for 30 days ago, or all.",
 )
-def command(by: tuple[str, ...], since: date | None) -> Work:
+@click.option("--user", type=NAME, help="Only what was spent for this user.")
+def command(by: tuple[str, ...], since: date | None, user: str | None) -> Work:
     """See what model calls, tokens and money were spent, and by whom.
 
     Days are UTC. Costs are in US dollars, by the price list that held when the call was made; a model without a known
@@ -38,4 +39,4 @@ def command(by: tuple[str, ...], since: date | None) -> Work:
     """
     from cirkelline.runtime.cli.actions import spending
 
-    return spending.show(by, since)
+    return spending.show(by, since, user)

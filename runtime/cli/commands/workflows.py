@@ -51,21 +51,23 @@ def run(
 @command.add("list", example="cirkelline workflows list --status FAILED")
 @click.option("--status", type=click.Choice(STATUSES, case_sensitive=False), help="Only runs of this status.")
 @click.option("--workflow", type=NAME, help="Only runs of this workflow.")
+@click.option("--user", type=NAME, help="Only runs on behalf of this user.")
 @click.option("--limit", type=LIMIT, default=50, show_default=True, help="How many at most.")
-def list_runs(status: str | None, workflow: str | None, limit: int) -> Work:
+def list_runs(status: str | None, workflow: str | None, user: str | None, limit: int) -> Work:
     """List the newest runs: how far each one is."""
     from cirkelline.runtime.cli.actions import workflows
 
-    return workflows.find(status=status, workflow=workflow, limit=limit)
+    return workflows.find(status=status, workflow=workflow, user=user, limit=limit)
 
 
 @command.add("show", example="cirkelline workflows show 5f0c7d1e")
 @click.argument("run", type=NAME)
-def show(run: str) -> Work:
+@click.option("--user", type=NAME, help="Only if it runs on behalf of this user.")
+def show(run: str, user: str | None) -> Work:
     """Show one run: its steps and what they gave, what it waits for, what went wrong.
 
     RUN is an id, or its first digits. What steps gave is shortened; --json prints it whole.
     """
     from cirkelline.runtime.cli.actions import workflows
 
-    return workflows.show(run)
+    return workflows.show(run, user)

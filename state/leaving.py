@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import psycopg
@@ -54,9 +54,12 @@ EXPORT: Final = "SELECT runtime.export_rows(%(table)s::text)"
 
 async def rows_of(door: Tenant, table: str) -> AsyncGenerator[str]:
     """Yield each of the user's own rows of a table as JSON, one after the other; close it with `aclosing`."""
-    async with door.conn.cursor() as cursor, aclosing(cursor.stream(EXPORT, {"table": table})) as found:
-        async for (row,) in found:
-            yield str(row)
+    async with door.conn.cursor() as cursor:
+        # It is a generator, whatever psycopg promises.
+        found = cast("AsyncGenerator[tuple[Any, ...]]", cursor.stream(EXPORT, {"table": table}))
+        async with aclosing(found):
+            async for (row,) in found:
+                yield str(row)
 
 
 STOP: Final = "SELECT ended, asked FROM runtime.stop_tasks_of(%(user_id)s::uuid)"

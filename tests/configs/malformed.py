@@ -186,7 +186,9 @@ VALUES: Final = [
     _third_line("memory as a word", "memory: auto", "memory must be a mapping such as {recall: 8}", 9),
     _third_line("a mistyped recall", "memory: {recal: 8}", "did you mean 'recall'?", 10),
     _third_line("too much to recall", "memory: {recall: 51}", "memory.recall must be a whole number from 0 to 50", 18),
-    _third_line("no room for memories", "memory: {budget: 5}", "memory.budget must be a whole number from 20 to 4000", 18),
+    _third_line(
+        "no room for memories", "memory: {budget: 5}", "memory.budget must be a whole number from 20 to 4000", 18
+    ),
     _third_line("a way to capture", "memory: {capture: always}", "must be auto, tools or off", 19),
     _third_line("a mistyped way to capture", "memory: {capture: tool}", "did you mean 'tools'?", 19),
     _third_line(

@@ -213,7 +213,15 @@ def test_every_change_of_meaning_changes_the_hash() -> None:
 
 def test_every_field_of_a_definition_is_among_the_changes() -> None:
     # A field added later without a line above would make versions that the hash cannot tell apart.
-    specs = (AgentSpec, schema.ModelSpec, schema.ToolSpec, schema.KnowledgeSpec, schema.MemorySpec, schema.HistorySpec, schema.LimitsSpec)
+    specs = (
+        AgentSpec,
+        schema.ModelSpec,
+        schema.ToolSpec,
+        schema.KnowledgeSpec,
+        schema.MemorySpec,
+        schema.HistorySpec,
+        schema.LimitsSpec,
+    )
     count = sum(len(each.model_fields) for each in specs)
     assert count == 11 + 6 + 7 + 4 + 3 + 2 + 3, "a new field needs its line in CHANGES"
 

@@ -1,0 +1,185 @@
+"""The engines that the dispatch benchmarks compare: how each gets a database, jobs and a worker process.
+
+The peers come from the package index into a virtual environment that is kept for later runs, and work as their own
+documentation says. Their programs stand here as text, since they are run by another Python than ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from dispatch_place import database
+from dispatch_scene import agents_and_tasks
+
+from cirkelline.state import migrations
+
+PACKAGES: Final = ("pgqueuer==1.6.0", "asyncpg", "procrastinate>=3.10,<4", "psycopg[binary,pool]")
+_PROTOCOL: Final = """
+import asyncio, json, logging, sys, time
+logging.disable(logging.CRITICAL)
+given = json.loads(sys.argv[1])
+def tell(**facts): print(json.dumps(facts), flush=True)
+def told(): return sys.stdin.readline().strip()
+marks = []
+"""
+
+PGQUEUER: Final = (
+    _PROTOCOL
+    + """
+import asyncpg
+from pgqueuer import PgQueuer
+from pgqueuer.domain.types import QueueExecutionMode
+
+NAMES = [f"job{n}" for n in range(given["agents"])]
+
+async def opened():
+    if given.get("pool"):
+        pool = await asyncpg.create_pool(given["url"], min_size=given["pool"], max_size=given["pool"])
+        return pool, PgQueuer.from_asyncpg_pool(pool)
+    connection = await asyncpg.connect(given["url"])
+    return connection, PgQueuer.from_asyncpg_connection(connection)
+
+async def fill():
+    connection, engine = await opened()
+    if given["install"]:
+        await engine.qm.queries.install()
+    for begin in range(0, given["jobs"], 1000):
+        part = range(begin, min(begin + 1000, given["jobs"]))
+        await engine.qm.queries.enqueue([NAMES[n % len(NAMES)] for n in part], [b"{}"] * len(part), [0] * len(part))
+    await connection.close()
+
+async def drain():
+    connection, engine = await opened()
+    async def job(job): pass
+    for name in NAMES:
+        engine.entrypoint(name)(job)
+    keep = engine.qm.queries.log_jobs
+    async def log_jobs(ended):
+        await keep(ended)
+        marks.append((time.monotonic(), len(ended)))
+    engine.qm.queries.log_jobs = log_jobs
+    await connection.fetchval("SELECT 1")
+    tell(ready=True)
+    told()
+    began, cpu = time.monotonic(), time.process_time()
+    await engine.qm.run(batch_size=given["batch"], mode=QueueExecutionMode.drain)
+    tell(began=began, marks=marks, cpu=(time.process_time() - cpu) * 1000)
+    told()
+
+asyncio.run({"fill": fill, "drain": drain}[given["do"]]())
+"""
+)
+
+PROCRASTINATE: Final = (
+    _PROTOCOL
+    + """
+import procrastinate
+
+app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=given["url"], max_size=given.get("batch", 4)))
+
+@app.task(name="job", queue="default")
+async def job(**_):
+    marks.append((time.monotonic(), 1))
+
+async def fill():
+    async with app.open_async():
+        if given["install"]:
+            await app.schema_manager.apply_schema_async()
+        for begin in range(0, given["jobs"], 1000):
+            part = range(begin, min(begin + 1000, given["jobs"]))
+            await job.batch_defer_async(*[{"n": n} for n in part])
+
+async def drain():
+    async with app.open_async():
+        tell(ready=True)
+        told()
+        began, cpu = time.monotonic(), time.process_time()
+        await app.run_worker_async(concurrency=given["batch"], wait=False, install_signal_handlers=False)
+        tell(began=began, marks=marks, cpu=(time.process_time() - cpu) * 1000)
+        told()
+
+asyncio.run({"fill": fill, "drain": drain}[given["do"]]())
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine: its name, and how its process is started. `options` are what it is told besides."""
+
+    name: str
+    command: tuple[str, ...]
+    options: dict[str, Any]
+
+    def fill(self, url: str, jobs: int, agents: int, *, install: bool = True) -> None:
+        """Put jobs in line; with `install` into a database that has nothing of this engine yet."""
+        given = {"do": "fill", "url": url, "jobs": jobs, "agents": agents, "install": install, **self.options}
+        subprocess.run([*self.command, json.dumps(given)], check=True)
+
+    def start(self, url: str, **given: Any) -> subprocess.Popen[str]:
+        """Start a worker process that waits for a word."""
+        said = json.dumps({"do": "drain", "url": url, **given, **self.options})
+        return subprocess.Popen([*self.command, said], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    @contextmanager
+    def database(self, url: str) -> Iterator[str]:
+        """A new database for this engine."""
+        with database(url) as own:
+            yield own
+
+
+class Ours(Engine):
+    """This engine: its database is migrated, and its jobs are tasks."""
+
+    def fill(self, url: str, jobs: int, agents: int, *, install: bool = True) -> None:
+        with psycopg.connect(url, autocommit=True) as conn:
+            agents_and_tasks(conn, agents if install else 0, jobs)
+
+    @contextmanager
+    def database(self, url: str) -> Iterator[str]:
+        with database(url) as own:
+            asyncio.run(migrations.migrate(own))
+            yield own
+
+
+def ours(**options: Any) -> Ours:
+    """This engine, as the real functions of `cirkelline.state`."""
+    program = Path(__file__).with_name("dispatch_worker.py")
+    return Ours("cirkelline", (sys.executable, str(program)), options)
+
+
+def peers_python() -> Path:
+    """A Python that has the peers; made at the first use and kept."""
+    mark = hashlib.sha256("\n".join(PACKAGES).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"cirkelline-peers-{os.getuid()}-{mark}"
+    python = folder / "bin" / "python"
+    if not (folder / "made").exists():
+        print(f"installing {', '.join(PACKAGES)} into {folder} (once)", file=sys.stderr)  # noqa: T201
+        venv.create(folder, with_pip=True, clear=True)
+        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *PACKAGES]
+        subprocess.run(install, check=True)
+        (folder / "made").touch()
+    return python
+
+
+def pgqueuer(**options: Any) -> Engine:
+    """pgqueuer 1.6 on asyncpg, its fastest driver."""
+    return Engine("pgqueuer", (str(peers_python()), "-c", PGQUEUER), options)
+
+
+def procrastinate() -> Engine:
+    """procrastinate 3 on psycopg."""
+    return Engine("procrastinate", (str(peers_python()), "-c", PROCRASTINATE), {})

@@ -20,6 +20,9 @@ from cirkelline.state import jsonb
 
 Conn = psycopg.AsyncConnection[Any]
 
+# How often a statement has to run before it is prepared without being asked to: those that gain by it ask.
+_ONLY_WHEN_ASKED: Final = 1_000_000_000
+
 SEARCH_PATH: Final = "runtime,ai,public"
 
 # What a cut connection, a restarted or an unreachable server raises: worth trying again, unlike every other error.
@@ -106,12 +109,23 @@ async def _prepare(conn: Conn) -> None:
     conn.adapters.register_loader("timestamptz", _PlainTimestamptz)
     # A statement, not a startup option: a transaction pooler refuses the option and follows the statement.
     await conn.execute("SET TIME ZONE 'UTC'")
+    if await _is_direct(conn):
+        conn.prepare_threshold = _ONLY_WHEN_ASKED
+
+
+DIRECT: Final = "SELECT pg_backend_pid()"
+
+
+async def _is_direct(conn: Conn) -> bool:
+    """Whether the process that answers is the one this connection was told of: behind a pooler it is another."""
+    row = await (await conn.execute(DIRECT)).fetchone()
+    return row is not None and row[0] == conn.info.backend_pid
 
 
 async def connect(url: str) -> Conn:
     """Open one connection outside any pool (migrations, LISTEN). Raises: DatabaseUnavailable."""
     try:
-        # Named prepared statements do not survive a transaction pooler; the work is inside functions anyway.
+        # Named prepared statements do not survive a transaction pooler: none, unless `_prepare` finds that there is none.
         conn = await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10)
         try:
             await _prepare(conn)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 import dispatch_backlog
 import dispatch_drain
 import dispatch_tables
+import dispatch_waking
 from dispatch_drain import Shape
 from dispatch_place import server
 from dispatch_tables import Table
@@ -39,7 +40,30 @@ def backlog(url: str, given: argparse.Namespace, command: str) -> Table:
     return dispatch_backlog.table(url, finished=given.finished, agents=max(given.agents), command=command)
 
 
-COMMANDS: dict[str, Command] = {"drain": drain, "backlog": backlog}
+def enqueue(url: str, given: argparse.Namespace, command: str) -> Table:
+    return dispatch_waking.enqueue(url, jobs=given.jobs, rounds=given.rounds, command=command)
+
+
+def pickup(url: str, given: argparse.Namespace, command: str) -> Table:
+    return dispatch_waking.pickup(url, amount=given.picked, rounds=given.rounds, command=command)
+
+
+def recovery(url: str, given: argparse.Namespace, command: str) -> Table:
+    return dispatch_waking.recovery(url, patience=given.patience, command=command)
+
+
+def idle(url: str, given: argparse.Namespace, command: str) -> Table:
+    return dispatch_waking.idle(url, seconds=given.seconds, command=command)
+
+
+COMMANDS: dict[str, Command] = {
+    "drain": drain,
+    "enqueue": enqueue,
+    "pickup": pickup,
+    "recovery": recovery,
+    "backlog": backlog,
+    "idle": idle,
+}
 
 
 def options() -> argparse.ArgumentParser:
@@ -51,6 +75,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="worker processes")
     parser.add_argument("--agents", type=int, nargs="+", default=[100, 1])
     parser.add_argument("--finished", type=int, nargs="+", default=[0, 100_000, 1_000_000], help="for `backlog`")
+    parser.add_argument("--picked", type=int, default=100, help="for `pickup`: tasks of a round")
+    parser.add_argument("--patience", type=float, default=45, help="for `recovery`: seconds")
+    parser.add_argument("--seconds", type=float, default=30, help="for `idle`")
     parser.add_argument("--write", action="store_true", help="put the table into docs/dispatch.md")
     return parser
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import psycopg
 from dispatch_place import database
-from dispatch_scene import agents_and_tasks
+from dispatch_scene import agents_and_tasks, servable
 
 from cirkelline.state import migrations
 
@@ -79,7 +79,37 @@ async def drain():
     tell(began=began, marks=marks, cpu=(time.process_time() - cpu) * 1000)
     told()
 
-asyncio.run({"fill": fill, "drain": drain}[given["do"]]())
+async def serve():
+    connection, engine = await opened()
+    @engine.entrypoint("job0")
+    async def job(job):
+        said = json.loads(job.payload)
+        tell(began=time.monotonic(), given=said)
+        await asyncio.sleep(said.get("seconds", 0))
+    asyncio.get_running_loop().call_later(1, lambda: tell(ready=True))
+    await engine.qm.run()
+
+async def submit():
+    connection, engine = await opened()
+    for pause in given["pauses"]:
+        await asyncio.sleep(pause)
+        said = {"at": time.monotonic(), "seconds": given["seconds"]}
+        await engine.qm.queries.enqueue("job0", json.dumps(said).encode())
+    tell(seconds=[])
+
+async def enqueue():
+    connection, engine = await opened()
+    await engine.qm.queries.enqueue("job0", b"{}")
+    began = time.monotonic()
+    for _ in range(given["single"]):
+        await engine.qm.queries.enqueue("job0", b"{}")
+    single = time.monotonic() - began
+    began = time.monotonic()
+    for begin in range(0, given["bulk"], 1000):
+        await engine.qm.queries.enqueue(["job0"] * 1000, [b"{}"] * 1000, [0] * 1000)
+    tell(single=single, bulk=time.monotonic() - began)
+
+asyncio.run(globals()[given["do"]]())
 """
 )
 
@@ -111,7 +141,35 @@ async def drain():
         tell(began=began, marks=marks, cpu=(time.process_time() - cpu) * 1000)
         told()
 
-asyncio.run({"fill": fill, "drain": drain}[given["do"]]())
+@app.task(name="said", queue="default")
+async def said(**given):
+    tell(began=time.monotonic(), given=given)
+    await asyncio.sleep(given["seconds"])
+
+async def serve():
+    async with app.open_async():
+        asyncio.get_running_loop().call_later(1, lambda: tell(ready=True))
+        await app.run_worker_async(concurrency=8, install_signal_handlers=False)
+
+async def submit():
+    async with app.open_async():
+        for pause in given["pauses"]:
+            await asyncio.sleep(pause)
+            await said.defer_async(at=time.monotonic(), seconds=given["seconds"])
+
+async def enqueue():
+    async with app.open_async():
+        await job.defer_async()
+        began = time.monotonic()
+        for _ in range(given["single"]):
+            await job.defer_async()
+        single = time.monotonic() - began
+        began = time.monotonic()
+        for begin in range(0, given["bulk"], 1000):
+            await job.batch_defer_async(*[{}] * 1000)
+        tell(single=single, bulk=time.monotonic() - began)
+
+asyncio.run(globals()[given["do"]]())
 """
 )
 
@@ -129,9 +187,9 @@ class Engine:
         given = {"do": "fill", "url": url, "jobs": jobs, "agents": agents, "install": install, **self.options}
         subprocess.run([*self.command, json.dumps(given)], check=True)
 
-    def start(self, url: str, **given: Any) -> subprocess.Popen[str]:
-        """Start a worker process that waits for a word."""
-        said = json.dumps({"do": "drain", "url": url, **given, **self.options})
+    def start(self, url: str, do: str = "drain", **given: Any) -> subprocess.Popen[str]:
+        """Start its program; the one that drains waits for a word."""
+        said = json.dumps({"do": do, "url": url, "agents": 1, **given, **self.options})
         return subprocess.Popen([*self.command, said], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     @contextmanager
@@ -143,6 +201,17 @@ class Engine:
 
 class Ours(Engine):
     """This engine: its database is migrated, and its jobs are tasks."""
+
+    def start(self, url: str, do: str = "drain", **given: Any) -> subprocess.Popen[str]:
+        """Start its program; what serves is a whole worker as the daemon has it."""
+        if do != "serve":
+            return Engine.start(self, url, do, **given)
+        folder = tempfile.mkdtemp(prefix="dispatch")
+        with psycopg.connect(url, autocommit=True) as conn:
+            servable(conn, Path(folder))
+        said = json.dumps({"url": url, "folder": folder, "settings": {"concurrency": 8}})
+        command = [sys.executable, str(Path(__file__).with_name("dispatch_daemon.py")), said]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def fill(self, url: str, jobs: int, agents: int, *, install: bool = True) -> None:
         with psycopg.connect(url, autocommit=True) as conn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 
 # As `agents apply` leaves them: a checked definition and a head.
@@ -26,3 +28,18 @@ def agents_and_tasks(conn: psycopg.Connection, agents: int, tasks: int) -> None:
     conn.execute(AGENTS, [agents])
     for begin in range(0, tasks, 1000):
         conn.execute(TASKS, [begin, min(begin + 1000, tasks) - 1])
+
+
+SERVABLE = """
+UPDATE runtime.definitions SET spec = %s, model = %s WHERE agent_id = (SELECT id FROM runtime.agents WHERE handle = %s)
+"""
+
+
+def servable(conn: psycopg.Connection, folder: Path) -> None:
+    """Give the first agent a definition that a worker can serve."""
+    from cirkelline.configs.loading import parse_config  # noqa: PLC0415 - the other programs do without it
+
+    script = folder / "script.yaml"
+    script.write_text("- text: nothing\n")
+    spec = parse_config({"name": "bench-1", "model": f"scripted:{script}", "instructions": "Do nothing."})
+    conn.execute(SERVABLE, [spec.model_dump_json(), spec.model.model_dump_json(), "bench-1"])

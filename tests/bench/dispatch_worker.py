@@ -13,12 +13,16 @@ import time
 from typing import Any
 from uuid import UUID, uuid4
 
-from cirkelline.state import agents, claims, workers
+from cirkelline.state import agents, claims, tasks, workers
 from cirkelline.state.claims import Claim, Finish
-from cirkelline.state.connection import Database
+from cirkelline.state.connection import Conn, Database
 
 NOTE = "n" * 960
 LIMIT = 65536
+BULK = """
+INSERT INTO runtime.tasks (agent_id, task_type, payload)
+SELECT %s, 'task', '{"input": "go"}' FROM generate_series(1, 1000)
+"""
 
 
 def tell(**facts: Any) -> None:
@@ -78,6 +82,45 @@ async def warm(db: Database, lanes: int) -> None:
             group.create_task(borrow())
 
 
-if __name__ == "__main__":
+async def only_agent(conn: Conn) -> UUID:
+    return next(iter(await agents.runnable(conn)))
+
+
+async def submit(url: str, pauses: list[float], seconds: float) -> None:
+    """Submit a task after each of these pauses, saying in it when that was."""
+    async with Database.open(url, connections=1) as db, db.connection() as conn:
+        agent = await only_agent(conn)
+        for pause in pauses:
+            await asyncio.sleep(pause)
+            given = {"input": {"at": time.monotonic()}, "seconds": seconds}
+            await tasks.submit(conn, agent_id=agent, payload=given)
+
+
+async def enqueue(url: str, single: int, bulk: int) -> None:
+    """Put tasks in line one by one, and then in statements of a thousand."""
+    async with Database.open(url, connections=1) as db, db.connection() as conn:
+        agent = await only_agent(conn)
+        await tasks.submit(conn, agent_id=agent, payload={"input": "go"})
+        began = time.monotonic()
+        for _ in range(single):
+            await tasks.submit(conn, agent_id=agent, payload={"input": "go"})
+        one = time.monotonic() - began
+        began = time.monotonic()
+        for _ in range(0, bulk, 1000):
+            await conn.execute(BULK, [agent])
+        tell(single=one, bulk=time.monotonic() - began)
+
+
+def main() -> None:
     given = json.loads(sys.argv[1])
-    asyncio.run(drain(given["url"], given["batch"], given["lanes"]))
+    match given["do"]:
+        case "submit":
+            asyncio.run(submit(given["url"], given["pauses"], given["seconds"]))
+        case "enqueue":
+            asyncio.run(enqueue(given["url"], given["single"], given["bulk"]))
+        case _:
+            asyncio.run(drain(given["url"], given["batch"], given["lanes"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,10 @@ class Nothing:
 
 async def serve(given: dict[str, Any]) -> None:
     """Work until killed."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     settings = Settings(database_url=given["url"], home=Path(given["folder"]), **given["settings"])
     async with Database.open(given["url"]) as db:
         opened = Opened(settings, db, given["url"], embedded=False, fresh=False)

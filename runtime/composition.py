@@ -149,6 +149,7 @@ async def open_worker(
     slots: int | None = None,
     session: UUID | None = None,
     drain: bool = False,
+    listen: bool = True,
 ) -> AsyncGenerator[Worker]:
     """Put a worker together and register it: `serve` it inside the block; at the end it has left the database."""
     # Imported here: a command that only reads the database does without agents and tools.
@@ -162,7 +163,15 @@ async def open_worker(
         Executor() as executor,
         ModelPool(environ) as model_pool,
         Worker(
-            opened.db, opened.settings, registry, executor, model_pool, slots=slots, session=session, drain=drain
+            opened.db,
+            opened.settings,
+            registry,
+            executor,
+            model_pool,
+            slots=slots,
+            session=session,
+            drain=drain,
+            listen=listen,
         ) as worker,
     ):
         yield worker

@@ -35,12 +35,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One attempt at a task by this worker; `owner` is the id it was claimed under, `ended` once the agent is done."""
+    """One attempt at a task by this worker; `owner` is the id it was claimed under.
+
+    `ended` once the agent is done, `written` once its end is in the database: the task is not held any more then.
+    """
 
     claim: Claim
     owner: UUID
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
+    written: bool = False
     task: asyncio.Task[None] | None = None
 
 

@@ -24,7 +24,7 @@ from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
 from cirkelline.state import claims, parking, wakeups, workers
-from cirkelline.state.claims import Claim
+from cirkelline.state.claims import Claim, Finished
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.state.workers import Beat
@@ -47,7 +47,7 @@ class Worker:
     """One worker; enter it to be registered and to beat, `serve` to work, leave it to be gone.
 
     `slots` tasks run at once. With `session` only that session's tasks are claimed. With `drain`, `serve` returns when
-    nothing is left to do for the agents this worker can serve.
+    nothing is left to do for the agents this worker can serve. Without `listen` it only polls.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Worker:
         slots: int | None = None,
         session: UUID | None = None,
         drain: bool = False,
+        listen: bool = True,
     ) -> None:
         self.id = uuid4()
         self.slots = slots or settings.concurrency
@@ -69,7 +70,8 @@ class Worker:
         self._registry = registry
         self._session = session
         self._drain = drain
-        self._finishing = Finishing(db, state_limit=settings.state_limit)
+        self._listens = listen
+        self._finishing = Finishing(db, state_limit=settings.state_limit, store=self._turn)
         self._connections = ToolConnections(db, role=settings.tool_role)
         self._runner = Runner(db, registry, model_pool, executor, self._finishing, self._connections)
         self._runs: set[Run] = set()
@@ -89,7 +91,7 @@ class Worker:
     @property
     def running(self) -> int:
         """How many tasks this worker holds."""
-        return len(self._runs)
+        return sum(not run.written for run in self._runs)
 
     async def __aenter__(self) -> Self:
         await self._registry.refresh(again=True)
@@ -105,8 +107,8 @@ class Worker:
         heartbeat = Heartbeat(self._db.url, self.id, lease=self._settings.lease, heard=heard)
         self._heartbeat = self._stack.enter_context(heartbeat)
         self._background = [
-            asyncio.create_task(self._listen(), name="worker-listen"),
             asyncio.create_task(self._keep_house(), name="worker-house"),
+            *([asyncio.create_task(self._listen(), name="worker-listen")] if self._listens else []),
         ]
         return self
 
@@ -124,7 +126,7 @@ class Worker:
         log.info("worker.ready", worker=self.id, slots=self.slots)
         while not self._stopping.is_set():
             self._wake.clear()
-            free = self.slots - len(self._runs)
+            free = self.slots - self.running
             claimed = await self._claim(free)
             for claim in claimed:
                 self._start(claim)
@@ -170,6 +172,26 @@ class Worker:
         owner, claimed = await self._asked(claim, "claim tasks") or (self.id, [])
         return claimed if owner == self.id else []  # declared dead meanwhile: they have been given back with the old id
 
+    async def _turn(self, owner: UUID, runs: Sequence[str]) -> list[Finished]:
+        """Write ended runs and claim as many tasks in their place, in one round trip and one commit."""
+        limit = self._settings.state_limit
+        async with self._claiming, self._db.connection() as conn:
+            agents = self._registry.servable
+            if owner != self.id or self._stopping.is_set() or not agents:
+                return await claims.finish(conn, owner, runs, state_limit=limit)
+            await self._give_back_unknown(conn)
+            self._unsure = True
+            turned = await claims.finish_and_claim(
+                conn, owner, runs, agents, slots=len(runs), state_limit=limit, session=self._session
+            )
+            self._unsure = False
+        written = {finished.id for finished in turned.finished}
+        for run in self._runs:
+            run.written = run.written or run.claim.id in written
+        for claim in turned.claimed:
+            self._start(claim)
+        return turned.finished
+
     async def _give_back_unknown(self, conn: Conn) -> None:
         """Give back what is claimed for this worker without its knowledge: the answer to a claim was lost."""
         if self._unsure:
@@ -194,7 +216,7 @@ class Worker:
 
     async def _say_waiting(self, *, waiting: bool) -> bool:
         """Tell submitters whether to notify us; return whether they knew."""
-        if self._waiting == waiting:
+        if self._waiting == waiting or not self._listens:
             return True
 
         async def say() -> bool:

@@ -109,17 +109,18 @@ async def _prepare(conn: Conn) -> None:
     conn.adapters.register_loader("timestamptz", _PlainTimestamptz)
     # A statement, not a startup option: a transaction pooler refuses the option and follows the statement.
     await conn.execute("SET TIME ZONE 'UTC'")
-    if await _is_direct(conn):
+    row = await (await conn.execute(ANSWERING)).fetchone()
+    # Behind a pooler the process that answers is not the one this connection was told of, and may be another one for the
+    # next statement: nothing can be prepared there, and no setting be left behind for somebody else.
+    if row is not None and row[0] == conn.info.backend_pid:
         conn.prepare_threshold = _ONLY_WHEN_ASKED
+        if row[1] == "0":
+            await conn.execute(FORGOTTEN)
 
 
-DIRECT: Final = "SELECT pg_backend_pid()"
-
-
-async def _is_direct(conn: Conn) -> bool:
-    """Whether the process that answers is the one this connection was told of: behind a pooler it is another."""
-    row = await (await conn.execute(DIRECT)).fetchone()
-    return row is not None and row[0] == conn.info.backend_pid
+ANSWERING: Final = "SELECT pg_backend_pid(), current_setting('idle_in_transaction_session_timeout')"
+# A transaction of ours that hangs (a stopped process, a dead network) holds its locks, and every clean-up, no longer than this.
+FORGOTTEN: Final = "SET idle_in_transaction_session_timeout = '5min'"
 
 
 async def connect(url: str) -> Conn:

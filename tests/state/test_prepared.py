@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import scene
-from psycopg import conninfo
+from psycopg import conninfo, sql
 
 from cirkelline.state import claims
 from cirkelline.state.connection import Conn, Database, connect
@@ -72,6 +72,26 @@ async def pooler(url: str, folder: Path) -> AsyncIterator[str]:
 
 async def test_the_hot_statements_are_prepared_and_no_others(conn: Conn) -> None:
     assert sorted("claim_tasks" in each or "finish_tasks" in each for each in await prepared(conn)) == [True] * 3
+
+
+TIMEOUT = "SELECT current_setting('idle_in_transaction_session_timeout')"
+
+
+async def test_a_forgotten_transaction_ends_where_the_server_sets_no_time_itself(conn: Conn, database_url: str) -> None:
+    name = sql.Identifier(conn.info.dbname)
+    try:
+        for given, kept in (("0", "5min"), ("7min", "7min")):
+            await conn.execute(
+                sql.SQL("ALTER DATABASE {} SET idle_in_transaction_session_timeout = {}").format(name, given)
+            )
+            async with await connect(database_url) as direct:
+                assert await scene.one(direct, TIMEOUT) == kept
+        await conn.execute(sql.SQL("ALTER DATABASE {} SET idle_in_transaction_session_timeout = 0").format(name))
+        with tempfile.TemporaryDirectory(prefix="p") as folder:
+            async with pooler(database_url, Path(folder)) as url, await connect(url) as pooled:
+                assert await scene.one(pooled, TIMEOUT) == "0"  # the server's process is somebody else's next
+    finally:
+        await conn.execute(sql.SQL("ALTER DATABASE {} RESET idle_in_transaction_session_timeout").format(name))
 
 
 async def test_nothing_is_prepared_behind_a_pooler(database_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,8 +45,14 @@ def server() -> Iterator[str]:
     if given:
         yield given.replace("postgresql+psycopg://", "postgresql://")
         return
-    with embedded.ensure(Path(tempfile.mkdtemp(prefix="dispatch")) / "server") as started:
+    home = Path(tempfile.mkdtemp(prefix="dispatch"))
+    started = embedded.ensure(home / "server")
+    try:
         yield started.url()
+    finally:
+        if started.release():  # as root the data is not below its home
+            shutil.rmtree(started.folder, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def at(url: str, database: str) -> str:

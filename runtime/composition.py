@@ -151,6 +151,7 @@ async def open_worker(
     session: UUID | None = None,
     drain: bool = False,
     embedders: Embedders | None = None,
+    listen: bool = True,
 ) -> AsyncGenerator[Worker]:
     """Put a worker together and register it: `serve` it inside the block; at the end it has left the database.
 
@@ -178,6 +179,7 @@ async def open_worker(
             slots=slots,
             session=session,
             drain=drain,
+            listen=listen,
         ) as worker,
     ):
         yield worker

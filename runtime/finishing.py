@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -23,6 +23,9 @@ from cirkelline.state.connection import Database, QueryError
 BATCH: Final = 512
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes of JSON that one run, and one batch of them, may have; PostgreSQL itself gives up at about four times that."""
+
+Store = Callable[[UUID, Sequence[str]], Awaitable[list[Finished]]]
+"""Writes what ended under a worker's id, each as `Finish.as_json()`, in one transaction."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +44,13 @@ class Finishing:
     """Writes ended runs: one flush at a time, each with all that ended during the one before.
 
     While the server is away the results are kept here and tried again; the fence decides whether they still count.
+    `store` does the writing where more is to be done in the same round trip.
     """
 
-    def __init__(self, db: Database, *, state_limit: int) -> None:
+    def __init__(self, db: Database, *, state_limit: int, store: Store | None = None) -> None:
         self._db = db
         self._state_limit = state_limit
+        self._store_runs = store or self._finish
         self._ended: deque[_Ended] = deque()
         self._any = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -109,15 +114,15 @@ class Finishing:
 
     async def _store(self, batch: Sequence[_Ended]) -> None:
         """Write a batch, again and again while the server is away. Raises: QueryError for what it refuses."""
-        kept = await until_answered(functools.partial(self._finish, batch), "finish tasks")
+        texts = [ended.text for ended in batch]
+        kept = await until_answered(functools.partial(self._store_runs, batch[0].worker, texts), "finish tasks")
         by_task = {finished.id: finished for finished in kept}
         for ended in batch:
             _settle(ended, by_task.get(ended.run.task_id))
 
-    async def _finish(self, batch: Sequence[_Ended]) -> list[Finished]:
-        texts = [ended.text for ended in batch]
+    async def _finish(self, worker: UUID, runs: Sequence[str]) -> list[Finished]:
         async with self._db.connection() as conn:
-            return await claims.finish(conn, batch[0].worker, texts, state_limit=self._state_limit)
+            return await claims.finish(conn, worker, runs, state_limit=self._state_limit)
 
 
 def _settle(ended: _Ended, finished: Finished | None) -> None:

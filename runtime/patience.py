@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
@@ -41,6 +42,13 @@ async def until_answered(action: Callable[[], Awaitable[Result]], what: str) -> 
             log.warning("database.away", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
         await asyncio.sleep(pause)
     raise AssertionError  # the pauses never end
+
+
+async def wait_briefly(event: asyncio.Event, seconds: float) -> None:
+    """Return when an event is set, or so many seconds have passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def first_line(error: BaseException) -> str:

@@ -40,12 +40,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One attempt at a task by this worker; `owner` is the id it was claimed under, `ended` once the agent is done."""
+    """One attempt at a task by this worker; `owner` is the id it was claimed under.
+
+    `ended` once the agent is done, `written` once its end is in the database: the task is not held any more then.
+    """
 
     claim: Claim
     owner: UUID
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
+    written: bool = False
     probe: str | None = None
     """The model on hold that this run tries for everybody, until it has answered."""
     task: asyncio.Task[None] | None = None

@@ -81,6 +81,7 @@ class _Daemon:
     tools: Path | None
     concurrency: int | None
     drain: bool
+    listen: bool
     migrate: bool
     strict: bool
     stopping: _Stopping
@@ -110,7 +111,9 @@ class _Daemon:
                 showing.cancel()
 
     def _working(self, opened: Opened, toolbox: Toolbox) -> AbstractAsyncContextManager[Worker]:
-        return composition.open_worker(opened, toolbox, self.environ, slots=self.concurrency, drain=self.drain)
+        return composition.open_worker(
+            opened, toolbox, self.environ, slots=self.concurrency, drain=self.drain, listen=self.listen
+        )
 
     def _watch(self) -> Watch:
         watched = [
@@ -152,6 +155,7 @@ async def up(
     tools: Path | None = None,
     concurrency: int | None = None,
     drain: bool = False,
+    listen: bool = True,
     migrate: bool = True,
     strict: bool = False,
     environ: Mapping[str, str] = os.environ,
@@ -174,6 +178,7 @@ async def up(
         tools=composition.tools_folder(folder, tools),
         concurrency=concurrency,
         drain=drain,
+        listen=listen,
         migrate=migrate,
         strict=strict,
         stopping=stopping,

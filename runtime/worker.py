@@ -21,11 +21,11 @@ from cirkelline.runtime import disk, ending, memory_upkeep, patience, retention,
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
-from cirkelline.runtime.patience import first_line, until_answered
+from cirkelline.runtime.patience import first_line, until_answered, wait_briefly
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
 from cirkelline.state import claims, parking, routing, wakeups, workers
-from cirkelline.state.claims import Claim
+from cirkelline.state.claims import Claim, Finished
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.state.workers import Beat
@@ -49,7 +49,7 @@ class Worker:
     """One worker; enter it to be registered and to beat, `serve` to work, leave it to be gone.
 
     `slots` tasks run at once. With `session` only that session's tasks are claimed. With `drain`, `serve` returns when
-    nothing is left to do for the agents this worker can serve.
+    nothing is left to do for the agents this worker can serve. Without `listen` it only polls.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Worker:
         slots: int | None = None,
         session: UUID | None = None,
         drain: bool = False,
+        listen: bool = True,
     ) -> None:
         self.id = uuid4()
         self.slots = slots or settings.concurrency
@@ -74,7 +75,8 @@ class Worker:
         self._embedders = embedders
         self._session = session
         self._drain = drain
-        self._finishing = Finishing(db, state_limit=settings.state_limit)
+        self._listens = listen
+        self._finishing = Finishing(db, state_limit=settings.state_limit, store=self._turn)
         self._connections = ToolConnections(db, role=settings.tool_role)
         self._holding = Holding(db, settings.model_pause, heeded=session is None)
         self._disk = disk.guard(settings)
@@ -100,7 +102,7 @@ class Worker:
     @property
     def running(self) -> int:
         """How many tasks this worker holds."""
-        return len(self._runs)
+        return sum(not run.written for run in self._runs)
 
     async def __aenter__(self) -> Self:
         await self._registry.refresh(again=True)
@@ -134,7 +136,7 @@ class Worker:
         log.info("worker.ready", worker=self.id, slots=self.slots)
         while not self._stopping.is_set():
             self._wake.clear()
-            free = self.slots - len(self._runs)
+            free = self.slots - self.running
             claimed = await self._claim_for(free)
             for claim in claimed:
                 self._start(claim)
@@ -148,7 +150,7 @@ class Worker:
                 await self._say_waiting(waiting=False)
                 await self._wake.wait()
             elif await self._say_waiting(waiting=True):  # said already, and claimed once more since
-                await _wait(self._wake, self._poll())
+                await wait_briefly(self._wake, self._poll())
         await self._let_finish()
 
     def stop(self) -> None:
@@ -208,7 +210,7 @@ class Worker:
         if not self._for_turns:
             return await self._claim(free, self._eager)
         turns = await self._claim(free, self._eager, turns=True)
-        others = sum(run.claim.session_id is None for run in self._runs)
+        others = sum(run.claim.session_id is None for run in self._runs if not run.written)
         rest = min(free - len(turns), self.slots - self._for_turns - others)
         return turns + await self._claim(max(rest, 0), self._eager)
 
@@ -231,6 +233,28 @@ class Worker:
 
         owner, claimed = await self._asked(claim, "claim tasks") or (self.id, [])
         return claimed if owner == self.id else []  # declared dead meanwhile: they have been given back with the old id
+
+    async def _turn(self, owner: UUID, runs: Sequence[str]) -> list[Finished]:
+        """Write ended runs and claim as many tasks in their place, in one round trip and one commit."""
+        limit = self._settings.state_limit
+        async with self._claiming, self._db.connection() as conn:
+            agents = self._eager
+            # Kept slots, a full disk and a probe are weighed where claiming is all there is to do.
+            elsewhere = self._for_turns or self._disk.is_low or self._holding.due
+            if owner != self.id or self._stopping.is_set() or elsewhere or not agents:
+                return await claims.finish(conn, owner, runs, state_limit=limit)
+            await self._give_back_unknown(conn)
+            self._unsure = True
+            turned = await claims.finish_and_claim(
+                conn, owner, runs, agents, slots=len(runs), state_limit=limit, session=self._session
+            )
+            self._unsure = False
+        written = {finished.id for finished in turned.finished}
+        for run in self._runs:
+            run.written = run.written or run.claim.id in written
+        for claim in turned.claimed:
+            self._start(claim)
+        return turned.finished
 
     async def _give_back_unknown(self, conn: Conn) -> None:
         """Give back what is claimed for this worker without its knowledge: the answer to a claim was lost."""
@@ -256,7 +280,7 @@ class Worker:
 
     async def _say_waiting(self, *, waiting: bool) -> bool:
         """Tell submitters whether to notify us; return whether they knew."""
-        if self._waiting == waiting:
+        if self._waiting == waiting or not self._listens:
             return True
 
         async def say() -> bool:
@@ -283,7 +307,7 @@ class Worker:
             except QueryError as error:
                 pause = next(pauses)
                 log.warning("worker.stuck", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
-                await _wait(self._stopping, pause)
+                await wait_briefly(self._stopping, pause)
         return None
 
     async def _let_finish(self) -> None:
@@ -398,7 +422,9 @@ class Worker:
 
     def _jobs(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What this worker does beside its tasks, until it leaves; each of these goes on for ever."""
-        jobs = {"listen": self._listen(), "house": self._keep_house(), "knowledge": taking_in.take_in(self._db)}
+        jobs = {"house": self._keep_house(), "knowledge": taking_in.take_in(self._db)}
+        if self._listens:
+            jobs["listen"] = self._listen()
         if self._embedders is not None:
             jobs["memories"] = memory_upkeep.keep_up(self._db, self._embedders)
         if self._session is None:
@@ -409,7 +435,7 @@ class Worker:
         """Do what cannot wait, at every poll; what one of these fails at keeps none of the others from being done."""
         while True:
             # More often than the poll where leases are short: a dead worker's tasks should not wait for a lazy one.
-            await _wait(self._changed, min(self._poll(), self._settings.lease / BEATS_PER_LEASE))
+            await wait_briefly(self._changed, min(self._poll(), self._settings.lease / BEATS_PER_LEASE))
             for chore in (
                 self._take_over,
                 self._refresh,
@@ -469,9 +495,3 @@ class Worker:
 
     def _poll(self) -> float:
         return self._settings.poll * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-
-
-async def _wait(event: asyncio.Event, timeout: float) -> None:  # noqa: ASYNC109 - a wait that may end early, not a limit
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
-            await event.wait()

@@ -92,7 +92,9 @@ async def claim(
 ) -> list[Claim]:
     """Claim up to `slots` tasks of these agents, highest priority first; with `session`, only that session's."""
     async with conn.cursor(row_factory=class_row(Claim)) as cursor:
-        await cursor.execute(CLAIM, {"worker": worker, "agents": list(agents), "slots": slots, "session": session})
+        await cursor.execute(
+            CLAIM, {"worker": worker, "agents": list(agents), "slots": slots, "session": session}, prepare=True
+        )
         return await cursor.fetchall()
 
 
@@ -121,7 +123,9 @@ async def finish(conn: Conn, worker: UUID, runs: Sequence[str], *, state_limit: 
     Raises: psycopg.Error for the whole batch when one of them cannot be stored.
     """
     async with conn.cursor(row_factory=class_row(Finished)) as cursor:
-        await cursor.execute(FINISH, {"worker": worker, "runs": "[" + ",".join(runs) + "]", "state_limit": state_limit})
+        await cursor.execute(
+            FINISH, {"worker": worker, "runs": "[" + ",".join(runs) + "]", "state_limit": state_limit}, prepare=True
+        )
         return await cursor.fetchall()
 
 
@@ -167,7 +171,7 @@ async def finish_and_claim(
         "session": session,
     }
     turned = Turned([], [])
-    async for row in await conn.execute(FINISH_AND_CLAIM, parameters):
+    async for row in await conn.execute(FINISH_AND_CLAIM, parameters, prepare=True):
         if row[1] is None:
             turned.claimed.append(Claim(row[0], *row[4:]))
         else:

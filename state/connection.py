@@ -20,6 +20,9 @@ from cirkelline.state import jsonb
 
 Conn = psycopg.AsyncConnection[Any]
 
+# How often a statement has to run before it is prepared without being asked to: those that gain by it ask.
+_ONLY_WHEN_ASKED: Final = 1_000_000_000
+
 SEARCH_PATH: Final = "runtime,ai,public"
 
 # What a cut connection, a restarted or an unreachable server raises: worth trying again, unlike every other error.
@@ -106,12 +109,24 @@ async def _prepare(conn: Conn) -> None:
     conn.adapters.register_loader("timestamptz", _PlainTimestamptz)
     # A statement, not a startup option: a transaction pooler refuses the option and follows the statement.
     await conn.execute("SET TIME ZONE 'UTC'")
+    row = await (await conn.execute(ANSWERING)).fetchone()
+    # Behind a pooler the process that answers is not the one this connection was told of, and may be another one for the
+    # next statement: nothing can be prepared there, and no setting be left behind for somebody else.
+    if row is not None and row[0] == conn.info.backend_pid:
+        conn.prepare_threshold = _ONLY_WHEN_ASKED
+        if row[1] == "0":
+            await conn.execute(FORGOTTEN)
+
+
+ANSWERING: Final = "SELECT pg_backend_pid(), current_setting('idle_in_transaction_session_timeout')"
+# A transaction of ours that hangs (a stopped process, a dead network) holds its locks, and every clean-up, no longer than this.
+FORGOTTEN: Final = "SET idle_in_transaction_session_timeout = '5min'"
 
 
 async def connect(url: str) -> Conn:
     """Open one connection outside any pool (migrations, LISTEN). Raises: DatabaseUnavailable."""
     try:
-        # Named prepared statements do not survive a transaction pooler; the work is inside functions anyway.
+        # Named prepared statements do not survive a transaction pooler: none, unless `_prepare` finds that there is none.
         conn = await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10)
         try:
             await _prepare(conn)

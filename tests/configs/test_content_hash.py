@@ -231,11 +231,8 @@ def test_every_field_of_a_definition_is_among_the_changes() -> None:
         schema.MemorySpec,
         schema.HistorySpec,
         schema.LimitsSpec,
-<<<<<<< HEAD
         schema.RetrySpec,
         schema.ScheduleSpec,
-=======
->>>>>>> people
     )
     count = sum(len(each.model_fields) for each in specs)
     assert count == 13 + 6 + 7 + 4 + 3 + 2 + 3 + 3 + 5, "a new field needs its line in CHANGES"

@@ -113,3 +113,39 @@ async def test_a_worker_that_leaves_takes_its_row_along_and_gives_its_tasks_back
     assert (task.status, task.error) == ("pending", "its worker stopped")
     assert await place.value("SELECT count(*) FROM runtime.workers") == 0
     assert await place.value("SELECT count(*) FROM runtime.queue") == 1
+
+
+CLAIMED_WITH = """
+CREATE TABLE runtime.turns (task UUID, old TEXT, new TEXT, transaction BIGINT);
+CREATE FUNCTION runtime.note_turn() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO runtime.turns VALUES (NEW.id, OLD.status, NEW.status, txid_current());
+    RETURN NULL;
+END $$;
+CREATE TRIGGER noted AFTER UPDATE OF status ON runtime.tasks FOR EACH ROW EXECUTE FUNCTION runtime.note_turn()
+"""
+
+
+async def test_what_ends_and_what_is_claimed_in_its_place_is_one_transaction(place: Workplace) -> None:
+    await place.agent("parrot", SAY)
+    await place.execute(CLAIMED_WITH)
+    await place.submit_many("parrot", 6)
+    async with place.working(slots=1):
+        await place.becomes(6, "SELECT count(*) FROM runtime.tasks WHERE status = 'completed'")
+    both = """
+    SELECT count(*) FROM runtime.turns ended JOIN runtime.turns begun USING (transaction)
+     WHERE ended.new = 'completed' AND begun.new = 'running'
+    """
+    assert await place.value(both) == 5
+
+
+async def test_a_worker_that_does_not_listen_finds_tasks_at_its_next_poll_and_asks_nobody_to_notify(
+    place: Workplace,
+) -> None:
+    await place.agent("parrot", SAY)
+    async with place.working(listen=False):
+        await place.ended(await place.submit("parrot"))
+        await place.ended(await place.submit("parrot"))
+        assert await place.value("SELECT bool_or(waiting) FROM runtime.workers") is False
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND datname = current_database()"
+    assert await place.value(listening) == 0

@@ -303,6 +303,31 @@ async def test_two_turns_put_in_at_once_are_not_run_at_once(db: Database, conn: 
     assert await scene.one(conn, "SELECT count(*) FROM runtime.claims") == 1
 
 
+async def test_claimers_beside_each_other_get_the_head_of_the_line_between_them(database_url: str) -> None:
+    # Each passes over what another has locked and goes on behind it: nobody comes away with less than it wanted.
+    async with AsyncExitStack() as stack:
+        conns = [await stack.enter_async_context(await connect(database_url)) for _ in range(4)]
+        agent_ids = [await scene.agent(conns[0], f"a{n}") for n in range(20)]
+        owners = [await scene.worker(conn) for conn in conns]
+        for _ in range(4):
+            for each in agent_ids:
+                await scene.submit(conns[0], each)
+        line = await scene.rows(conns[0], "SELECT task_id FROM runtime.queue ORDER BY sequence")
+        for conn in conns:
+            await stack.enter_async_context(conn.transaction())
+        taken = [await claimed_ids(conn, owner, agent_ids, slots=8) for conn, owner in zip(conns, owners, strict=True)]
+    assert taken == [line[n : n + 8] for n in (0, 8, 16, 24)]
+
+
+async def test_capped_and_free_agents_share_a_claim_in_the_order_of_the_line(conn: Conn) -> None:
+    free, capped = await scene.agent(conn, "free"), await scene.agent(conn, "capped", cap=1)
+    owner = await scene.worker(conn)
+    first, second, third, _, fifth = [
+        (await scene.submit(conn, each))[0] for each in (free, capped, free, capped, free)
+    ]
+    assert await claimed_ids(conn, owner, [free, capped], slots=4) == [first, second, third, fifth]
+
+
 # Outsiders ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,14 @@ from cirkelline.runtime.cli.answers import Answer
 
 
 async def up(
-    *, configs: Path | None, tools: Path | None, concurrency: int | None, drain: bool, migrate: bool, strict: bool
+    *,
+    configs: Path | None,
+    tools: Path | None,
+    concurrency: int | None,
+    drain: bool,
+    listen: bool,
+    migrate: bool,
+    strict: bool,
 ) -> Answer:
     """Run a worker until it is stopped, or drained; its log is on stderr."""
     code = await daemon.up(
@@ -19,6 +26,7 @@ async def up(
         tools=tools,
         concurrency=concurrency,
         drain=drain,
+        listen=listen,
         migrate=migrate,
         strict=strict,
     )

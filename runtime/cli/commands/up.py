@@ -18,10 +18,18 @@ from cirkelline.runtime.cli.parameters import FOLDER
 )
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="How many tasks to run at once.")
 @click.option("--drain", is_flag=True, help="End when nothing is left to do.")
+@click.option("--no-listen", is_flag=True, help="Look for tasks now and then instead of listening, as behind a pooler.")
 @click.option("--no-migrate", is_flag=True, help="Leave the database's schema as it is.")
 @click.option("--strict", is_flag=True, help="Refuse to start while an agent file has a problem.")
 def command(
-    *, configs: Path | None, tools: Path | None, concurrency: int | None, drain: bool, no_migrate: bool, strict: bool
+    *,
+    configs: Path | None,
+    tools: Path | None,
+    concurrency: int | None,
+    drain: bool,
+    no_listen: bool,
+    no_migrate: bool,
+    strict: bool,
 ) -> Work:
     """Run the daemon: apply agent files and run tasks until stopped.
 
@@ -32,5 +40,11 @@ def command(
     from cirkelline.runtime.cli.actions import daemon
 
     return daemon.up(
-        configs=configs, tools=tools, concurrency=concurrency, drain=drain, migrate=not no_migrate, strict=strict
+        configs=configs,
+        tools=tools,
+        concurrency=concurrency,
+        drain=drain,
+        listen=not no_listen,
+        migrate=not no_migrate,
+        strict=strict,
     )

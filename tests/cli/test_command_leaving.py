@@ -35,6 +35,26 @@ def test_who_is_switched_off_is_shut_out_and_loses_nothing(cirkelline: Commands,
     assert len(cirkelline("sessions", "list", "--user", "ivo@example.com", "--json").document["sessions"]) == 1
 
 
+def test_what_is_done_for_them_by_the_clock_stops_with_them(cirkelline: Commands, filled: Filled) -> None:
+    agent = filled.agent()
+    filled.session(agent, "ivo", "hi")
+    filled.session(agent, "eva", "hi")
+    daily = {"cron": "0 9 * * *", "input": "Good morning."}
+    ivos = [{**daily, "name": "mail", "user": "ivo@localhost"}, {**daily, "name": "bare", "user": "ivo"}]
+    filled.agent(schedules=[*ivos, {**daily, "name": "hers", "user": "eva"}, {**daily, "name": "all"}])
+    paused = "SELECT name FROM runtime.schedules WHERE paused ORDER BY name"
+    assert "2 schedules of theirs paused" in cirkelline("users", "deactivate", "ivo").out
+    assert filled.sql(paused) == [("bare",), ("mail",)]
+    refused = cirkelline("schedules", "run", "helper/mail")
+    assert (refused.code, "switched off" in refused.err) == (1, True)
+    assert cirkelline("users", "deactivate", "ivo", "--json").document["schedules_paused"] == 0
+    cirkelline("users", "deactivate", "ivo", "--undo")
+    assert filled.sql(paused) == [("bare",), ("mail",)]
+    done = cirkelline("users", "delete", "ivo", "--yes", "--json")
+    assert done.document["rows"]["runtime.schedules"] == 2
+    assert filled.sql("SELECT name FROM runtime.schedules ORDER BY name") == [("all",), ("hers",)]
+
+
 def test_a_user_without_a_login_can_be_switched_off_too(cirkelline: Commands, filled: Filled) -> None:
     filled.session(filled.agent(), "ivo", "hi")
     assert cirkelline("users", "deactivate", "ivo").code == 0

@@ -52,6 +52,27 @@ def test_a_key_is_one_task_and_says_so(cirkelline: Commands, filled: Filled) -> 
     assert len(filled.sql("SELECT 1 FROM runtime.tasks")) == 1
 
 
+def test_it_runs_on_behalf_of_a_user_with_all_that_a_task_may_have(cirkelline: Commands, filled: Filled) -> None:
+    filled.agent(capabilities=["cite"])
+    common = ("--user", "ivo", "--priority", "7", "--in", "2h")
+    assert cirkelline("tasks", "submit", "helper", "x", "--key", "march", *common).code == 0
+    other = cirkelline("tasks", "submit", "helper", "x", "--key", "march", "--user", "eva")
+    assert (other.code, "the same input, type and user" in other.err) == (2, True)
+    assert cirkelline("tasks", "submit", "--capabilities", "cite", "x", *common).code == 0
+    assert cirkelline("tasks", "submit", "helper", "--from", "-", "--user", "ivo", stdin=b'{"input": "x"}').code == 0
+    ivos = "SELECT u.email, t.priority, t.run_at > now() FROM runtime.tasks t JOIN runtime.users u ON u.id = t.user_id"
+    assert filled.sql(f"{ivos} ORDER BY t.sequence") == [
+        ("ivo@localhost", 7, True),
+        ("ivo@localhost", 7, True),
+        ("ivo@localhost", 0, None),
+    ]
+    shown = cirkelline("tasks", "list", "--user", "ivo", "--json").document["tasks"]
+    assert [task["priority"] for task in shown] == [0, 7, 7]
+    cirkelline("users", "deactivate", "ivo")
+    refused = cirkelline("tasks", "submit", "helper", "x", "--user", "ivo")
+    assert (refused.code, "nothing is done on their behalf" in refused.err) == (1, True)
+
+
 REFUSED: list[tuple[list[str], str]] = [
     (["--priority", "high"], "is not a valid int"),
     (["--priority", "1001"], "not in the range -1000<=x<=1000"),

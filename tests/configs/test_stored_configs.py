@@ -77,7 +77,7 @@ def test_a_row_cannot_read_a_workers_environment(monkeypatch: pytest.MonkeyPatch
         ({"instructions": "x", "limits": {"wall": 10**400}}, "limits.wall must be"),
         ({"instructions": "x", "limits": {"wall": float("nan")}}, "limits.wall must be a duration"),
         ({"instructions": "x", "limits": [1]}, "limits must be a mapping"),
-        ({"instructions": "x", "retry": {}}, "retry is not supported yet"),
+        ({"instructions": "x", "limits": {"tokens": 5}}, "limits.tokens is not supported yet"),
         ({"instructions": "x", "version": 2}, "version must be 1"),
         ({"instructions": "x", "version": True}, "version must be 1"),
     ],

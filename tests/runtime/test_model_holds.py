@@ -85,6 +85,30 @@ async def test_a_waiting_task_says_that_its_model_is_held(place: Workplace, prov
     assert "told to say 401" in str((await place.task(task_id)).error)
 
 
+async def test_what_is_done_beside_a_chat_waits_for_the_model_in_the_chats_own_worker(
+    db: Database, tmp_path: Path, provider: Provider
+) -> None:
+    (folder := tmp_path / "own").mkdir()
+    place = Workplace(db, folder, model_pause=30)
+    session, user = await place.session("caller")
+    provider.status = 500
+    beside = await place.value(
+        "INSERT INTO runtime.tasks (id, agent_id, task_type, payload, beside, priority)"
+        " SELECT gen_random_uuid(), id, 'task', '{\"input\": \"look through it\"}', %s, -20 FROM runtime.agents RETURNING id",
+        session,
+    )
+    async with place.working(environ=ENVIRON, session=session) as worker:
+        await held(place)
+        await place.becomes("pending", "SELECT status FROM runtime.tasks WHERE id = %s", beside)
+        assert await place.value("SELECT run_at >= (SELECT until FROM runtime.model_holds) FROM runtime.queue") is True
+        # A turn is asked for all the same, and its person told; the other one still stands where it was.
+        (failed,) = await place.ended(await place.turn(session, user, "hello"))
+        assert failed.status == "failed"
+        await place.becomes(0, "SELECT count(*) FROM runtime.claims")
+        assert worker.running == 0
+    assert await place.value("SELECT attempt FROM runtime.tasks WHERE id = %s", beside) == 1
+
+
 async def test_other_models_go_on(place: Workplace, provider: Provider) -> None:
     await place.agent("parrot", [{"text": "hi"}])
     provider.status = 429

@@ -10,7 +10,7 @@ import pytest
 from workplace import Workplace
 
 from cirkelline.configs import schedules as times
-from cirkelline.runtime import schedules
+from cirkelline.runtime import leaving, schedules
 from cirkelline.state import users
 
 SAY = [{"text": "done: {{input}}"}]
@@ -139,6 +139,28 @@ async def test_a_user_who_is_gone_stops_the_schedule_alone_and_is_said(place: Wo
     assert await schedules.fire(place.db, at("2026-03-01T09:00")) == 1
     problem = await place.value("SELECT problem FROM runtime.schedules WHERE name = 'morning'")
     assert problem.startswith("no user 'ivo'")
+
+
+async def test_nothing_is_fired_for_a_user_who_was_switched_off(place: Workplace) -> None:
+    async with place.db.connection() as conn:
+        await users.ensure(conn, "ivo")
+    await leaving.deactivate(place.db, "ivo")
+    await scheduled(place, "2026-03-01T08:00", {**NINE, "user": "ivo"})
+    assert await schedules.fire(place.db, at("2026-03-01T09:00")) == 0
+    assert "switched off" in await place.value("SELECT problem FROM runtime.schedules")
+    await leaving.activate(place.db, "ivo")
+    assert await schedules.fire(place.db, at("2026-03-02T09:00")) == 1
+    assert await place.value("SELECT problem FROM runtime.schedules") is None
+
+
+async def test_a_key_that_somebody_else_took_stops_the_schedule_alone(place: Workplace) -> None:
+    await scheduled(place, "2026-03-01T08:00", NINE, {"cron": "0 9 * * *", "input": "x"})
+    key = "schedule morning 2026-03-01T09:00Z"
+    await place.execute("INSERT INTO runtime.tasks (agent_id, key) SELECT id, %s FROM runtime.agents", key)
+    assert await schedules.fire(place.db, at("2026-03-01T09:00")) == 1
+    problem = await place.value("SELECT problem FROM runtime.schedules WHERE name = 'morning'")
+    assert "asks for something else" in problem
+    assert await schedules.fire(place.db, at("2026-03-02T09:00")) == 2
 
 
 async def test_a_user_who_does_not_exist_is_refused_at_its_place(place: Workplace) -> None:

@@ -20,15 +20,21 @@ log = structlog.get_logger(__name__)
 async def fire(db: Database, now: datetime | None = None) -> int:
     """Submit a task for every schedule that is due (at `now`, by default the database's); return how many."""
     submitted = 0
-    while True:
+    while await _any_due(db, now):
         async with db.transaction() as conn:
             schedule = await schedules.due(conn, now)
-            if schedule is None:
-                return submitted
+            if schedule is None:  # another worker is at it
+                break
             try:
                 submitted += await _handle(conn, schedule)
             except times.NeverDue as error:
                 await schedules.plan(conn, schedule, schedule.now + timedelta(days=1), problem=str(error))
+    return submitted
+
+
+async def _any_due(db: Database, now: datetime | None) -> bool:
+    async with db.connection() as conn:
+        return await schedules.any_due(conn, now)
 
 
 async def _handle(conn: Conn, schedule: Schedule) -> bool:

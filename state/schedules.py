@@ -61,14 +61,22 @@ async def find(conn: Conn) -> list[Schedule]:
         return await cursor.fetchall()
 
 
-DUE: Final = (
-    SCHEDULES
-    + """ WHERE NOT s.paused AND a.definition_version IS NOT NULL
-   AND coalesce(a.status, 'idle') NOT IN ('paused', 'retired')
-   AND (s.next_at IS NULL OR s.next_at <= coalesce(%(now)s, clock_timestamp()))
- ORDER BY s.next_at NULLS FIRST, s.id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
+_IS_DUE: Final = """
+ WHERE NOT s.paused AND a.definition_version IS NOT NULL AND coalesce(a.status, 'idle') NOT IN ('paused', 'retired')
+   AND (s.next_at IS NULL OR s.next_at <= coalesce(%(now)s::timestamptz, clock_timestamp()))
 """
+ANY_DUE: Final = (
+    "SELECT EXISTS (SELECT FROM runtime.schedules s JOIN runtime.agents a ON a.id = s.agent_id" + _IS_DUE + ")"
 )
+
+
+async def any_due(conn: Conn, now: datetime | None = None) -> bool:
+    """Whether `due` would find one, as far as no other worker is at it: one statement and no transaction."""
+    row = await (await conn.execute(ANY_DUE, {"now": now})).fetchone()
+    return bool(row and row[0])
+
+
+DUE: Final = SCHEDULES + _IS_DUE + " ORDER BY s.next_at NULLS FIRST, s.id LIMIT 1 FOR UPDATE OF s SKIP LOCKED"
 
 
 async def due(conn: Conn, now: datetime | None = None) -> Schedule | None:

@@ -35,6 +35,6 @@ async def take_in(db: Database, *, look_again: float = _LOOK_AGAIN) -> None:
         if before and left == 0:
             log.info("knowledge.taken_in")
         # At most half of the time; and no hurry where others are just writing what remains.
-        busy = bool(left) and (left != before or left >= backfill.COUNTED)
+        busy = left is not None and left > 0 and (left != before or left >= backfill.COUNTED)
         pause = time.monotonic() - began if busy else look_again * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         await asyncio.sleep(pause)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import pypdf
 from pypdf.errors import DependencyError, FileNotDecryptedError, PyPdfError
@@ -77,7 +77,8 @@ def _bookmarks(reader: pypdf.PdfReader, outline: list[Any], above: list[str]) ->
     for each in outline:
         if isinstance(each, list):  # what is below the bookmark before
             if len(path) < _DEEPEST:
-                yield from _bookmarks(reader, cast("list[Any]", each), path)
+                below: list[Any] = each  # pyright: ignore[reportUnknownVariableType]
+                yield from _bookmarks(reader, below, path)
         else:
             path = [*above, str(each.title)]
             yield path, reader.get_destination_page_number(each)

@@ -296,23 +296,25 @@ async def test_a_run_that_was_cancelled_from_within_has_failed(script: Script) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "type"),
+    ("kind", "type", "away", "passing"),
     [
-        ("rate_limit", "ModelRateLimited"),
-        ("auth", "ModelRefused"),
-        ("connection", "ModelUnavailable"),
-        ("server", "ModelUnavailable"),
-        ("truncated", "AnswerTruncated"),
-        ("blocked", "AnswerBlocked"),
-        ("rejected", "ModelRequestRejected"),
+        ("rate_limit", "ModelRateLimited", True, True),
+        ("auth", "ModelRefused", True, False),
+        ("connection", "ModelUnavailable", True, True),
+        ("server", "ModelUnavailable", True, True),
+        ("truncated", "AnswerTruncated", False, True),
+        ("blocked", "AnswerBlocked", False, False),
+        ("rejected", "ModelRequestRejected", False, False),
     ],
 )
 async def test_a_models_error_fails_the_run_with_its_kind_and_the_text_so_far(
-    script: Script, kind: str, type: str
+    script: Script, kind: str, type: str, away: bool, passing: bool
 ) -> None:
     outcome = await run.run(ask(script([{"text": "Half an", "error": kind, "message": "it went wrong"}])))
     assert outcome.status is run.RunStatus.FAILED
-    assert outcome.error == run.RunError(type, "it went wrong")
+    assert outcome.error is not None
+    assert (outcome.error.type, outcome.error.message) == (type, "it went wrong")
+    assert (outcome.error.away is not None, outcome.error.passing) == (away, passing)
     assert (outcome.output, outcome.steps) == ("Half an", 1)
 
 
@@ -328,7 +330,7 @@ async def test_a_fault_of_ours_fails_the_run_by_name_and_leaves_its_traceback_to
     with capture_logs() as logged:
         outcome = await run.run(ask(script([{"text": "hello"}])), emit=emit)
     assert outcome.status is run.RunStatus.FAILED
-    assert outcome.error == run.RunError("ZeroDivisionError", "division by zero")
+    assert outcome.error == run.RunError("ZeroDivisionError", "division by zero", passing=True)
     [entry] = [entry for entry in logged if entry["event"] == "run.broke"]
     assert "in emit" in entry["exception"]
     assert entry["exception"].endswith("ZeroDivisionError: division by zero\n")
@@ -344,7 +346,7 @@ async def test_a_secret_of_the_environment_is_masked_in_whatever_failed(
 
     with capture_logs() as logged:
         outcome = await run.run(ask(script([{"text": "hello"}])), emit=emit)
-    assert outcome.error == run.RunError("RuntimeError", "cannot log in with ***")
+    assert outcome.error == run.RunError("RuntimeError", "cannot log in with ***", passing=True)
     assert "tok-31415926" not in str(logged)
 
 

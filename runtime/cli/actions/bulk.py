@@ -24,6 +24,7 @@ from cirkelline.state.submitting import NewTask, OneKeyTaken
 
 BATCH: Final = 2000
 _KEYS: Final = ("agent", "input", "type", "priority", "at", "in", "key")
+_LONGEST_PATH: Final = 400  # characters: nobody finds a file by a part of its path
 _STDIN: Final = "-"
 
 
@@ -118,7 +119,9 @@ def _lines(file: str) -> Iterator[bytes]:
         with Path(file).expanduser().open("rb") as opened:
             yield from opened
     except OSError as error:
-        raise BadInput(f"cannot read {display.line(file)}: {(error.strerror or str(error)).lower()}") from None
+        raise BadInput(
+            f"cannot read {display.line(file, _LONGEST_PATH)}: {(error.strerror or str(error)).lower()}"
+        ) from None
 
 
 def _line(number: int, content: bytes, agent: str | None) -> Line:
@@ -188,7 +191,7 @@ LONGEST_DELAY: Final = 30 * 86_400
 
 
 def _name(file: str) -> str:
-    return "stdin" if file == _STDIN else display.line(file)
+    return "stdin" if file == _STDIN else display.line(file, _LONGEST_PATH)
 
 
 def _bad(file: str, number: int, what: str) -> BadInput:

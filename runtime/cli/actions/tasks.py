@@ -28,6 +28,7 @@ _TONES: Final[dict[str, Tone]] = {
     TaskStatus.WAITING: "busy",
 }
 _HEADINGS: Final = ("task", "agent", "status", "created", "priority", "runs", "type", "input")
+_SAYS_NOTHING: Final = {"priority": "0", "runs": "-"}
 _FIRST_POLL: Final = 0.05  # s
 _LONGEST_POLL: Final = 0.5  # s
 
@@ -90,7 +91,13 @@ def _rows(found: Sequence[Task]) -> list[Sequence[Cell]]:
 
 
 def _listed(found: Sequence[Task], empty: str) -> Answer:
-    return Answer({"tasks": [document(task) for task in found]}, [Table(_HEADINGS, _rows(found), empty)])
+    rows = _rows(found)
+    # A terminal is narrow: what is so for every task is left out.
+    shown = [
+        at for at, name in enumerate(_HEADINGS) if any(row[at] != _SAYS_NOTHING.get(name, object()) for row in rows)
+    ]
+    table = Table(tuple(_HEADINGS[at] for at in shown), [[row[at] for at in shown] for row in rows], empty)
+    return Answer({"tasks": [document(task) for task in found]}, [table])
 
 
 async def find(*, status: str | None, agent: str | None, session: str | None, user: str | None, limit: int) -> Answer:

@@ -171,6 +171,7 @@ ADDED: Final[dict[str, dict[str, str]]] = {
         "adopted": "boolean",
     },
     "runtime.users": {"account": "integer"},
+    "ai.agno_memories_archive": {"original": "jsonb", "trace": "jsonb", "reason": "text", "replaced_by": "integer"},
 }
 
 # Not information_schema, which hides what the connection's role has no right on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from cirkelline.configs.errors import UsageError
@@ -21,5 +22,14 @@ def agree(question: str, *, yes: bool) -> None:
         raise NotAgreed(f"{question} Say so with --yes; nothing was changed")
     sys.stderr.write(asked)
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+    if _answer().strip().lower() not in {"y", "yes"}:
         raise NotAgreed("nothing was changed, as it was not agreed to")
+
+
+def _answer() -> str:
+    """Return a line from stdin; Ctrl-C ends it at once, which asyncio's handler would not before the line does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ SLICE: Final = 64
 """Chunks that are handed to the embedder at once; what it gave is kept in four bytes a number, not as Python's."""
 WRITTEN: Final = (0.1, 0.5, 2.0, 0.0)
 """Seconds before a file is read again that was written to meanwhile."""
+OVERTAKEN: Final = 5
+"""Looks at a document that others keep storing."""
 GIVEN_UP: Final = 3
 """Documents in a row that the embedder may fail before it is not asked any more in this pass."""
 
@@ -68,6 +71,10 @@ class _EmbedderChanged(Exception):
     """The database's embedder was changed while a document was being embedded."""
 
 
+class _Overtaken(Exception):
+    """Somebody else stored another version of a document meanwhile: which is the newer one, only a new look can tell."""
+
+
 @dataclass(slots=True)
 class Ingest:
     """What all documents of a run share."""
@@ -94,7 +101,10 @@ class Ingest:
 
     async def _verdict(self, source: Source) -> Outcome:
         try:
-            return await self._take(source)
+            for _ in range(OVERTAKEN):
+                with contextlib.suppress(_Overtaken):
+                    return await self._take(source)
+            return _bad(source, Verdict.FAILED, "somebody else keeps storing it: add it again when they are done")
         except Unreadable as reason:
             # What could not be reached says nothing of the document, and it may be reached another time.
             away = reason.verdict is reading.Verdict.UNREACHABLE
@@ -127,7 +137,7 @@ class Ingest:
             chunks = await self._embedded(embedder, pieces)
             document = self._document(content, parsed, known)
             try:
-                stored = await self._store(document, chunks, embedder)
+                stored = await self._store(document, chunks, embedder, instead_of=known)
             except _EmbedderChanged as now:
                 in_force = str(now)
                 continue
@@ -200,13 +210,23 @@ class Ingest:
         self.spent.add("embed", began)
         return chunks
 
-    async def _store(self, document: NewDocument, chunks: Sequence[NewChunk], embedder: Embedder) -> int:
-        """Swap a document in. Twice is as good as once: the answer to the first may have been lost."""
+    async def _store(
+        self,
+        document: NewDocument,
+        chunks: Sequence[NewChunk],
+        embedder: Embedder,
+        *,
+        instead_of: StoredDocument | None,
+    ) -> int:
+        """Swap a document in, in the place of the version that was there when it was read."""
 
         async def store() -> int:
             async with self.owner.door() as door:
                 if (label := await reindexing.hold_embedder(door)) != embedder.label:
                     raise _EmbedderChanged(label)
+                there = await knowledge.find_source(door, document.source)
+                if (there and there.content_hash) != (instead_of and instead_of.content_hash):
+                    raise _Overtaken
                 return await knowledge.store(door, document, chunks, embedder=embedder.label)
 
         began = time.perf_counter()

@@ -534,7 +534,7 @@ BEGIN
            runtime.document_source(doc.metadata, doc.file_path), runtime.as_integer(v.metadata ->> 'page_number'),
            runtime.as_integer(v.metadata ->> 'offset'), runtime.as_integer(v.metadata ->> 'chunk_index'),
            runtime.as_integer(v.metadata ->> 'chunk_total'), v.metadata ->> 'heading', v.chunk_text,
-           CASE WHEN probe IS NULL THEN v.chunk_text ELSE runtime.marked(v.chunk_text, language, probe) END,
+           CASE WHEN probe IS NULL OR hit.bm25 IS NULL THEN v.chunk_text ELSE runtime.marked(v.chunk_text, language, probe) END,
            hit.score, hit.cosine, hit.bm25, doc.metadata ->> 'document_type', runtime.document_tags(doc.metadata),
            runtime.document_date(doc.metadata, doc.created_at),
            runtime.chunk_owner(v.metadata, doc.metadata) = runtime.shared_owner()

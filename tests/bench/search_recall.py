@@ -208,7 +208,7 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=100_000)
-    parser.add_argument("--questions", type=int, default=20, help="for each large user, on and off its topics")
+    parser.add_argument("--questions", type=int, default=50, help="for each large user, on and off its topics")
     parser.add_argument("--hnsw", type=int, default=1, help="0: without the document's index")
     given = parser.parse_args()
     began = time.monotonic()

@@ -28,8 +28,6 @@ from cirkelline.state.tenant import tenant
 
 USER = "reader@example.com"
 FAULTS = 0.04
-MOST = 30
-"""Requests for embeddings after which a process is killed at the latest; after none of them it is while it starts."""
 PATIENCE = 60.0
 _MARK = re.compile(r"\bd(\d+)v(\d+)\b")
 
@@ -132,7 +130,7 @@ async def searching_all_along(searcher: Searcher) -> AsyncIterator[None]:
     async def go_on() -> None:
         while True:
             await searcher.look()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
     looking = asyncio.create_task(go_on())
     try:
@@ -189,7 +187,7 @@ async def killed_again_and_again(
     async with searching_all_along(searcher):
         while killed < kills:
             process = command(place, server, "knowledge", "add", str(library.folder))
-            await _comes_to(process, server, chance)
+            await _comes_to(process, server, chance.randint(0, len(library.versions)), chance)
             if process.poll() is None:
                 await _kill(process, searcher)
                 killed += 1
@@ -217,9 +215,10 @@ async def killed_again_and_again(
     )
 
 
-async def _comes_to(process: subprocess.Popen[bytes], server: EmbeddingServer, chance: random.Random) -> None:
-    """Wait for a random place in a command's work: while it starts, or just after one of its requests."""
-    wanted = chance.randint(0, MOST)
+async def _comes_to(
+    process: subprocess.Popen[bytes], server: EmbeddingServer, wanted: int, chance: random.Random
+) -> None:
+    """Wait for a place in a command's work: just after one of its requests for embeddings; 0 is while it starts."""
     if wanted == 0:
         await asyncio.sleep(chance.uniform(0.2, 3.0))
         return

@@ -191,6 +191,28 @@ async def test_two_who_add_the_same_folder_at_once_store_each_document_once(shel
     assert await shelf.place.value("SELECT count(*) FROM ai.cirkelline_knowledge_vectors") == 8
 
 
+async def test_a_slow_one_does_not_put_an_older_version_over_a_newer_one(shelf: Shelf) -> None:
+    shelf.write("a.txt", "the old words")
+    shelf.server.fault = lambda _number, texts: shelf.server.hold() if "old" in texts[0] else None  # type: ignore[func-returns-value]
+    slow = asyncio.create_task(shelf.add())
+
+    async def held() -> bool:
+        return not shelf.server.held.is_set()
+
+    await until(held, "the old words to be embedded")
+    shelf.write("a.txt", "the new words")
+    quick = asyncio.create_task(shelf.add())
+
+    async def waits() -> bool:
+        return shelf.server.requests == 2
+
+    await until(waits, "the new words to be embedded")
+    shelf.server.fault = lambda _number, _texts: None
+    shelf.server.held.set()
+    await asyncio.gather(slow, quick)
+    assert await shelf.texts() == {"a.txt": "the new words"}
+
+
 async def test_many_documents_are_few_steps(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cirkelline.runtime.ingest.adding.SMALLEST_BATCH", 1)
     monkeypatch.setattr("cirkelline.runtime.ingest.adding.MOST_BATCHES", 4)

@@ -74,7 +74,8 @@ def test_what_was_added_stops_no_other_writer(table: str, as_written: Connection
     wanted = len(as_written.execute(COLUMNS, place).fetchall())
     added = migrated.execute(COLUMNS, place).fetchall()[wanted:]
     assert [column for column, *_, nullable, _, _ in added if nullable != "YES"] == []
-    assert not added or table not in FIRST
+    # The archive's own columns hold what they are named for; a whole row that can be put back needs one more.
+    assert not added or table not in FIRST or table == "ai.agno_memories_archive"
 
 
 async def test_the_list_of_tables_is_the_documents_list(as_written: Connection, server_url: str) -> None:

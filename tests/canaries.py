@@ -94,7 +94,8 @@ def _uuid(chance: random.Random) -> UUID:
     return UUID(int=(chance.getrandbits(128) & ~3) | 0x4000 << 64, version=4)
 
 
-# Everybody's rows say the same but for the secret, so that every question fits everybody's.
+# Everybody's rows say the same but for the secret, so that every question fits everybody's; sessions began so long ago that
+# no two answers differ in how long.
 _FILL = """
 CREATE TEMPORARY TABLE person ON COMMIT DROP AS
     SELECT * FROM unnest(%(users)s::uuid[], %(secrets)s::text[], %(sessions)s::uuid[], %(tasks)s::uuid[])
@@ -106,7 +107,8 @@ INSERT INTO public.admin_profiles (user_id, name, context)
     SELECT u.id, p.secret, p.secret FROM person p
       JOIN public.users u ON u.email = 'u' || replace(p.id::text, '-', '') || '@example.com';
 INSERT INTO runtime.user_aliases (alias, user_id) SELECT 'user-' || replace(id::text, '-', ''), id FROM person;
-INSERT INTO runtime.sessions (id, user_id, agent_id) SELECT session, id, %(agent)s::uuid FROM person;
+INSERT INTO runtime.sessions (id, user_id, agent_id, created_at)
+    SELECT session, id, %(agent)s::uuid, '2020-01-01' FROM person;
 INSERT INTO runtime.tasks (id, agent_id, task_type, status, payload, result, session_id, user_id, attempt, definition_version)
     SELECT task, %(agent)s::uuid, 'chat', 'completed', jsonb_build_object('input', 'the annual budget report ' || secret),
            jsonb_build_object('output', 'answer ' || secret), session, id, 1, 1 FROM person;
@@ -119,7 +121,8 @@ INSERT INTO runtime.journal (task_id, position, call, attempt, format, kind, nam
     SELECT task, 1, -1, 1, 1, 'model', secret, jsonb_build_object('text', secret) FROM person;
 INSERT INTO runtime.citations (session_id, n, user_id, task_id, chunk, citation)
     SELECT session, 1, id, task, 1, jsonb_build_object('n', 1, 'document', secret) FROM person;
-INSERT INTO ai.agno_sessions (session_id, user_id, name) SELECT session, id::text, secret FROM person;
+INSERT INTO runtime.failures (task_id, attempt, message) SELECT task, 1, secret FROM person;
+UPDATE ai.agno_sessions a SET name = secret FROM person WHERE a.session_id = session;
 INSERT INTO ai.agno_memories (memory_id, user_id, memory, topics)
     SELECT id, CASE WHEN n %% 2 = 0 THEN id::text ELSE 'user-' || replace(id::text, '-', '') END, secret,
            jsonb_build_array(secret) FROM person;

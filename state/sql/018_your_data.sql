@@ -47,13 +47,12 @@ BEGIN
 END
 $$;
 
--- Whether a user is no more. Asked at the tenant's door, as that role, which may not read the table.
+-- Whether a user is no more. Asked at the tenant's door, by whoever knocks: in the statement that takes on the role, rights
+-- are looked at before the role is there.
 CREATE OR REPLACE FUNCTION runtime.is_erased(wanted UUID) RETURNS BOOLEAN
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM runtime.erased_users e WHERE e.user_id = wanted)
 $$;
-INSERT INTO runtime.tenant_functions (signature) VALUES ('runtime.is_erased(uuid)') ON CONFLICT DO NOTHING;
-REVOKE ALL ON FUNCTION runtime.is_erased(UUID) FROM PUBLIC;
 
 -- Before anything is erased: remember that it has to be, and who it was.
 CREATE OR REPLACE FUNCTION runtime.begin_erasing(wanted UUID) RETURNS void

@@ -115,6 +115,7 @@ async def test_the_role_is_nobody_in_particular(conn: Conn) -> None:
 # Functions with their owner's rights that anybody may call, and why that tells nothing.
 OPEN = {
     "runtime.is_active_user(uuid)": "yes or no about an id one has to know",
+    "runtime.is_erased(uuid)": "yes or no about an id one has to know",
     "runtime.login_of(uuid)": "a number about an id one has to know",
     "runtime.tenant_obstacle()": "a word about this database's setup",
 }

@@ -25,6 +25,8 @@ EVERY_TABLE = {
     "runtime.session_summaries": "user_id::text",
     "runtime.tasks": "user_id::text",
     "runtime.journal": "name",
+    "runtime.failures": "message",
+    "runtime.schedules": "user_name",
     "runtime.usage_daily": "user_id::text",
     "ai.agno_sessions": "user_id",
     "ai.agno_memories": "user_id",
@@ -49,8 +51,10 @@ INSERT INTO runtime.session_summaries (session_id, covers, user_id, task_id, sum
     VALUES (%(id)s::uuid, 1, %(id)s::uuid, %(id)s::uuid, 'said hello');
 INSERT INTO runtime.journal (task_id, position, call, attempt, format, kind, name)
     VALUES (%(id)s::uuid, 0, -1, 1, 1, 'context', %(id)s::text);
+INSERT INTO runtime.failures (task_id, attempt, message) VALUES (%(id)s::uuid, 1, %(id)s::text);
+INSERT INTO runtime.schedules (agent_id, name, cron, tz, user_name, input)
+    VALUES (gen_random_uuid(), 'daily', '0 9 * * *', 'UTC', %(id)s::text, 'hello');
 INSERT INTO runtime.usage_daily VALUES (current_date, NULL, %(id)s::uuid, 'm', 1, 1, 1, 0, 0);
-INSERT INTO ai.agno_sessions (session_id, user_id) VALUES (%(id)s::uuid, %(id)s::text);
 INSERT INTO ai.agno_memories (memory_id, user_id, memory) VALUES (%(id)s::uuid, %(id)s::text, 'likes tea');
 INSERT INTO ai.agno_memories_archive (original_memory_id, user_id, memory) VALUES ('m', %(id)s::text, '{}');
 INSERT INTO ai.agno_knowledge (name, metadata) VALUES (%(id)s::text, jsonb_build_object('user_id', %(id)s::text));

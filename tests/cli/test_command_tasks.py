@@ -345,10 +345,22 @@ def test_list_filters_by_status_agent_and_session(cirkelline: Commands, filled: 
 def test_list_shows_short_ids_and_one_line_each(cirkelline: Commands, filled: Filled) -> None:
     task = filled.task(filled.agent(), "a\nb\tc " + "long " * 100)
     head, line, *rest = cirkelline("tasks", "list").out.splitlines()
-    assert head.split() == ["task", "agent", "status", "created", "priority", "runs", "type", "input"]
+    assert head.split() == ["task", "agent", "status", "created", "type", "input"]
     assert line.startswith(f"{str(task)[:8]}  helper  pending  ")
     assert "a b c long" in line
     assert rest == []
+
+
+def test_list_shows_a_priority_and_a_time_where_some_task_has_one(cirkelline: Commands, filled: Filled) -> None:
+    agent = filled.agent()
+    filled.task(agent)
+    filled.sql("UPDATE runtime.tasks SET priority = 7, run_at = now() + interval '3 hours'")
+    filled.task(agent)
+    head, plain, urgent = cirkelline("tasks", "list").out.splitlines()
+    assert head.split() == ["task", "agent", "status", "created", "priority", "runs", "type", "input"]
+    assert " 0 " in plain
+    assert " 7 " in urgent
+    assert " in 2h 59m " in urgent
 
 
 def test_search_finds_by_beginnings_of_words(cirkelline: Commands, filled: Filled) -> None:

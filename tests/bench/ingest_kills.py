@@ -1,7 +1,7 @@
 """`knowledge add` killed with -9 a hundred times: `python tests/bench/ingest_kills.py --kills 100`.
 
 Documents change between the kills and embedding fails now and then, while a searcher looks all along. Prints one JSON
-line: every fault is a moment at which a document was a mix of two versions or gone. Ten minutes on two cores. It works on
+line: every fault is a moment at which a document was a mix of two versions or gone. Twenty minutes on two cores. It works on
 DATABASE_URL's server, or on the embedded one, in a database of its own.
 """
 
@@ -31,7 +31,7 @@ async def measured(documents: int, kills: int, seed: int) -> dict[str, object]:
         return {
             **dataclasses.asdict(outcome),
             "embedded": server.texts,
-            "failed_requests": server.requests,
+            "requests": server.requests,
             "seed": seed,
             "s": round(time.monotonic() - began, 1),
         }

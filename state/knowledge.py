@@ -154,6 +154,11 @@ SELECT chunk.embedding::real[], chunk.text, %(id)s::integer, chunk.metadata::jso
 """
 
 
+async def hold_source(door: Door, source: str) -> None:
+    """Let nobody else store from this source for the same owner until the door's transaction ends."""
+    await door.conn.execute(LOCK_SOURCE, {"owner": door.owner, "source": jsonb.clean_text(source)})
+
+
 async def store(door: Door, document: NewDocument, chunks: Sequence[NewChunk], *, embedder: str) -> int:
     """Store a document with its chunks in the place of what its owner had from that source; return its id, which stays.
 
@@ -163,7 +168,7 @@ async def store(door: Door, document: NewDocument, chunks: Sequence[NewChunk], *
         if len(chunk.embedding) != DIMENSIONS:
             raise ValueError(f"an embedding has {DIMENSIONS} numbers, not {len(chunk.embedding)}")
     key = {"owner": door.owner, "source": jsonb.clean_text(document.source)}
-    await door.conn.execute(LOCK_SOURCE, key)
+    await hold_source(door, document.source)
     row = await (await door.conn.execute(HAVE_SOURCE, key)).fetchone()
     values = _columns(door, document, len(chunks), embedder)
     if row is not None:

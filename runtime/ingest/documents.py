@@ -224,6 +224,8 @@ class Ingest:
             async with self.owner.door() as door:
                 if (label := await reindexing.hold_embedder(door)) != embedder.label:
                     raise _EmbedderChanged(label)
+                # Held before it is looked at: a look from before the wait would miss what the other one has just stored.
+                await knowledge.hold_source(door, document.source)
                 there = await knowledge.find_source(door, document.source)
                 if (there and there.content_hash) != (instead_of and instead_of.content_hash):
                     raise _Overtaken

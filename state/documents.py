@@ -164,6 +164,8 @@ ADDED: Final[dict[str, dict[str, str]]] = {
         "state_version": "integer",
         "definition_version": "integer",
         "tokens_counted": "bigint",
+        "failures": "integer",
+        "put_backs": "integer",
         "sequence": "bigint",
         "submitted_at": "timestamp with time zone",
         "started_at": "timestamp with time zone",

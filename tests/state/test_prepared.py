@@ -55,6 +55,11 @@ async def pooler(url: str, folder: Path) -> AsyncIterator[str]:
     fields = conninfo.conninfo_to_dict(url)
     host, port = str(fields["host"]), int(fields.get("port") or 5432)
 
+    serving: set[asyncio.Task[None]] = set()
+
+    def accept(client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.create_task(serve(client, back)))
+
     async def serve(client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         is_socket = host.startswith("/")
         opened = (
@@ -63,11 +68,19 @@ async def pooler(url: str, folder: Path) -> AsyncIterator[str]:
             else asyncio.open_connection(host, port)
         )
         server, forth = await opened
-        await asyncio.gather(_pass_on(client, forth), _answer(server, back))
+        try:
+            await asyncio.gather(_pass_on(client, forth), _answer(server, back))
+        finally:
+            for writer in (forth, back):
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
 
-    async with await asyncio.start_unix_server(serve, folder / ".s.PGSQL.5432"):
+    async with await asyncio.start_unix_server(accept, folder / ".s.PGSQL.5432"):
         login = f"{fields['user']}:{fields['password']}" if fields.get("password") else fields["user"]
         yield f"postgresql://{login}@/{fields['dbname']}?host={folder}&port=5432&sslmode=disable&gssencmode=disable"
+        # Its clients have left by now: nothing of a connection may outlive the loop.
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 async def test_the_hot_statements_are_prepared_and_no_others(conn: Conn) -> None:

@@ -79,7 +79,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a tool out of the standard library": ({"instructions": "x", "tools": [{"python": "os:system"}]}, "os:system"),
     "a tool nobody knows": ({"instructions": "x", "tools": ["calculator"]}, "calculate"),
     "a script that is not there": ({"instructions": "x", "model": "scripted:/nowhere.yaml"}, "/nowhere.yaml"),
-    "what is not supported yet": ({"instructions": "x", "memory": {"recall": 8}}, "memory"),
+    "what is not supported yet": ({"instructions": "x", "limits": {"tokens": 50000}}, "tokens"),
 }
 
 

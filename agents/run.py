@@ -19,6 +19,7 @@ import structlog
 from cirkelline.agents import chat_model, events, models, prompts, steps
 from cirkelline.agents.chat_model import ChatMessage, Usage
 from cirkelline.agents.events import RunEvent, TextDelta, ToolFinished, ToolParked, ToolStarted
+from cirkelline.agents.searching import SearchesFirst
 from cirkelline.configs import durations, errors
 from cirkelline.configs.schema import AgentSpec, ModelSpec
 from cirkelline.tools import failures
@@ -165,8 +166,9 @@ async def _drive(
             model_pool = await stack.enter_async_context(models.ModelPool(os.environ))
         if executor is None:
             executor = await stack.enter_async_context(Executor())
+        model = await model_pool.get(request.model)
         progress.steps = steps.Steps(
-            model=await model_pool.get(request.model),
+            model=SearchesFirst(model) if request.spec.knowledge.search_first else model,
             tools=_by_name(request.tools),
             context=request.ctx,
             executor=executor,

@@ -37,6 +37,7 @@ def agent_json_schema() -> dict[str, Any]:
                 "mode": _word(schema.SearchMode),
                 "threshold": _number(*schema.THRESHOLD),
                 "tags": _list(_line(schema.LONGEST_TAG), schema.MOST_TAGS),
+                "search_first": _yes_no(),
             },
         ),
         "memory": _mapping(

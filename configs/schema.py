@@ -191,6 +191,10 @@ class KnowledgeSpec(_Strict):
     ] = Field(
         default=(), description="The agent sees only documents that have all of these tags; without it every one."
     )
+    search_first: Annotated[bool, BeforeValidator(fields.yes_no)] = Field(
+        default=False,
+        description="Search for each message before the model reads it, so that it has passages to answer from.",
+    )
 
     @field_validator("tags")
     @classmethod
@@ -386,6 +390,14 @@ class AgentSpec(_Strict):
         off = self.memory is not None and self.memory.capture is Capture.OFF
         if off and any(tool.name == WRITES_MEMORY for tool in self.tools):
             raise refuse(f"is off, and the agent has the tool {WRITES_MEMORY}: remove one of them", "memory", "capture")
+        return self
+
+    @model_validator(mode="after")
+    def _can_search_first(self) -> Self:
+        if self.knowledge.search_first and not any(tool.name == KNOWLEDGE_TOOLS[0] for tool in self.tools):
+            raise refuse(
+                f"needs the tool {KNOWLEDGE_TOOLS[0]}: add it to tools, or leave this out", "knowledge", "search_first"
+            )
         return self
 
     @model_validator(mode="after")

@@ -218,6 +218,13 @@ VALUES: Final = [
     _third_line("tags as text", "knowledge: {tags: handbook}", "must be a list such as [handbook]", 19),
     _third_line("a tag twice", "knowledge: {tags: [a, a]}", "knowledge.tags[1] repeats the text 'a'", 23),
     _third_line("an empty tag", 'knowledge: {tags: [""]}', "must not be empty", 20),
+    _third_line("a search that is no yes or no", "knowledge: {search_first: 3}", "must be true or false, not '3'", 27),
+    _third_line(
+        "a first search without the tool",
+        "knowledge: {search_first: true}",
+        "knowledge.search_first needs the tool search_knowledge: add it to tools, or leave this out",
+        27,
+    ),
     _third_line("memory without a value", "memory:", "memory has no value"),
     _third_line("memory as a word", "memory: auto", "memory must be a mapping such as {recall: 8}", 9),
     _third_line("a mistyped recall", "memory: {recal: 8}", "did you mean 'recall'?", 10),

@@ -38,6 +38,7 @@ GOOD = [
     "tools: ['${TOOL}', {python: '${FUNCTION}', timeout: '${N}s'}]",
     "knowledge: {}",
     "knowledge: {top_k: 6, mode: hybrid}",
+    "tools: [search_knowledge]\nknowledge: {search_first: yes}",
     "tools: [search_knowledge]\nknowledge: {top_k: 50, mode: rrf, threshold: 0.25, tags: [handbook, 'of 2025']}",
     "tools: [{python: 'a:b'}]\nknowledge: {mode: words, tags: []}",
     "tools: [read_document]\nknowledge: {top_k: '${N}', threshold: '${T}', tags: ['${TOOL}']}",
@@ -65,7 +66,7 @@ BEYOND_A_SCHEMA = {
     "a week", "a long time limit", "a longest pause that is shorter", "no pause",
     "an hour that there is not", "a day that never comes", "a zone mistyped", "two schedules of a name", "an address for auto", "a function twice", "a word of Python",
     "an unset variable", "an unset variable in text", "a secret variable", "a secret with a default",
-    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within", "knowledge without a tool", "no capture with a tool for it",
+    "an open variable", "a bad variable", "a variable in a variable", "a variable that is no number", "approve-within", "knowledge without a tool", "a first search without the tool", "no capture with a tool for it",
 }  # fmt: skip
 
 

@@ -82,6 +82,35 @@ async def test_an_answer_has_the_sources_it_cites_in_the_order_of_their_use(plac
     assert f"[1] handbook.pdf, page 1:\n    {LEAVE}" in recorded.output["text"]
 
 
+async def test_an_agent_that_searches_first_has_passages_before_its_model_is_asked(place: Workplace) -> None:
+    await handbook(place)
+    turns = [search("parking"), {"text": "It is paid in full [1]."}]
+    await place.agent("clerk", turns, tools=TOOLS, knowledge={"search_first": True, "top_k": 1})
+    task_id = await place.submit("clerk", "who pays for travel", user_id=(await person(place.db, "ivo")).id)
+    async with place.working(embedders=Bags()):
+        result = await place.result(task_id)
+    assert (result["output"], len(result["citations"])) == (turns[1]["text"], 1)
+    recorded = await steps(place, task_id)
+    assert recorded[1, -1].input_tokens == recorded[1, -1].output_tokens == 0
+    assert recorded[1, 0].name == "search_knowledge"
+    assert TRAVEL in str(recorded[1, 0].output)
+    assert numbers(recorded[1, 0]) == [1]
+
+
+async def test_each_turn_of_a_conversation_begins_with_its_own_search(place: Workplace) -> None:
+    await handbook(place)
+    asked = [[search("parking"), {"text": f"answer {number} [{number}]"}] for number in (1, 2)]
+    await place.agent(
+        "clerk",
+        talk(("leave", asked[0]), ("travel", asked[1])),
+        tools=TOOLS,
+        knowledge={"search_first": True, "top_k": 1},
+    )
+    first, second = await said(place, "clerk", "leave", "travel")
+    assert [first["output"], second["output"]] == ["answer 1 [1]", "answer 2 [2]"]
+    assert (first["citations_unknown"], second["citations_unknown"]) == ([], [])
+
+
 async def test_a_number_that_was_never_given_is_marked_wherever_the_answer_is_kept(place: Workplace) -> None:
     await handbook(place)
     turns = talk(

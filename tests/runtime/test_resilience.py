@@ -52,7 +52,8 @@ async def test_a_worker_declared_dead_discards_its_run_and_goes_on_under_a_new_i
         (task,) = await place.ended(task_id)
         assert worker.id != old
         assert (task.status, task.worker) == ("completed", worker.id)
-        assert 1 <= task.deaths < task.attempt <= 3  # 3: claimed once more while it was being declared dead, and given back
+        # Three: claimed once more while it was being declared dead, and given back.
+        assert 1 <= task.deaths < task.attempt <= 3
         assert await place.rows("SELECT id FROM runtime.workers") == [(worker.id,)]
     assert await place.value("SELECT count(*) FROM runtime.agent_states") == 1
 

@@ -375,7 +375,12 @@ async def test_a_hit_says_where_it_is_from(db: Database, conn: Conn) -> None:
     (hit,) = await library.search(db, who, "rivers running", library.axis(0))
     assert (hit.document_id, hit.document, hit.source) == (id_, "Rivers", "https://example.com/x.html")
     assert (hit.page, hit.offset, hit.index, hit.total, hit.heading) == (7, 123, 0, 1, "A > B")
-    assert (hit.document_type, hit.tags, hit.uploaded, hit.shared) == ("html", ["Water"], datetime.now(UTC).date(), False)
+    assert (hit.document_type, hit.tags, hit.uploaded, hit.shared) == (
+        "html",
+        ["Water"],
+        datetime.now(UTC).date(),
+        False,
+    )
     assert hit.marked == f"The <b>{BEGIN_MARK}river{END_MARK}</b> ran"
 
 

@@ -199,6 +199,29 @@ async def test_fifty_writers_at_once_lose_nothing_and_double_nothing(place: Work
     assert sum(not each.known for each in outcomes) == 25
 
 
+async def test_fifty_runs_at_once_that_remember_for_one_user_lose_nothing_and_double_nothing(place: Workplace) -> None:
+    """Through the tool, in two workers: half of what is told is told twice, and each has something of its own to say."""
+    turns = [
+        {"tool": "remember", "arguments": {"fact": "{{input}}"}},
+        {"tool": "remember", "arguments": {"fact": "Enjoys the hobby that all of them have"}},
+        {"text": "{{last_tool}}"},
+    ]
+    await place.agent("keeper", turns, tools=["remember"], memory={})
+    _, user = await place.session("keeper")
+    said = [f"Enjoys hobby{number % 25} of kind{number % 25}" for number in range(50)]
+    runs = [await place.submit("keeper", text, user_id=user) for text in said]
+    async with place.working(embedders=Bags(), slots=25), place.working(embedders=Bags(), slots=25):
+        ended = await place.ended(*runs)
+    assert {(task.status, task.attempt) for task in ended} == {("completed", 1)}
+    assert await texts(place, user) == sorted({*said, "Enjoys the hobby that all of them have"})
+    gave = [
+        str(text) for (text,) in await place.rows("SELECT output ->> 'text' FROM runtime.journal WHERE kind = 'tool'")
+    ]
+    assert sum(text.startswith("remembered: ") for text in gave) == 26
+    assert sum(text.startswith("known already: ") for text in gave) == 74
+    assert await place.value("SELECT count(*) FROM ai.agno_memories_archive") == 0
+
+
 async def test_without_an_embedder_a_memory_is_kept_and_found_by_its_words(place: Workplace) -> None:
     await place.agent("keeper", [DONE])
     _, user = await place.session("keeper")

@@ -162,9 +162,10 @@ class MemoryScene:
         for point in points:
             (self.place.folder / f"hold {point}").touch()
         await self.crew.fill()
+        said = len(self.marks)
         run = await self.submit(name)
         for point in points:
-            await self._reached(point)
+            await self._reached(point, said)
             await self.crew.kill_holder(run)
             self._note(points, await self._originals(user, before))
             (self.place.folder / f"hold {point}").unlink()
@@ -188,9 +189,11 @@ class MemoryScene:
         )
         return run
 
-    async def _reached(self, point: str) -> None:
+    async def _reached(self, point: str, said: int) -> None:
+        """Wait until the run is held at a point, by what has been said since it was submitted."""
+
         async def look() -> bool:
-            return self.marks[-1:] == [point]
+            return self.marks[said:][-1:] == [point]
 
         await until(look, f"the run at {point!r}")
 

@@ -22,7 +22,7 @@ from cirkelline.state.memories import Memory, Origin, Reason
 from cirkelline.state.optimizing import GoneThrough
 from cirkelline.state.schedules import Schedule
 from cirkelline.state.sessions import Message
-from cirkelline.state.tenant import tenant
+from cirkelline.state.tenant import Tenant, tenant
 from cirkelline.state.users import User, UserNotFound
 from cirkelline.tools.embedding import EmbedderPool
 from cirkelline.tools.remembering import UserMemories
@@ -245,11 +245,7 @@ async def why(reference: str, user: str | None) -> Answer:
             raise UserNotFound(f"nothing is remembered of user {opening.settings().user}, who has never been here")
         async with tenant(person.db, person.id) as door:
             found = await memories.get(door, reference)
-            message: Message | None = None
-            if found.session_id is not None and found.message is not None:
-                position = found.message
-                said = await sessions.messages(door, found.session_id, after=position - 1, until=position)
-                message = said[0] if said else None
+            message = await _message(door, found)
     document = _document(found) | {
         "input": found.input,
         "message": None
@@ -262,6 +258,17 @@ async def why(reference: str, user: str | None) -> Answer:
         },
     }
     return Answer(document, [Facts(_facts(found, message))])
+
+
+async def _message(door: Tenant, found: Memory) -> Message | None:
+    """Return the message that a memory came from: the one on record with it, or the one of the turn that wrote it."""
+    if found.session_id is None:
+        return None
+    if found.message is not None:
+        said = await sessions.messages(door, found.session_id, after=found.message - 1, until=found.message)
+        return said[0] if said else None
+    # A tool's: the turn that called it had no message yet.
+    return await sessions.asked_in(door, found.session_id, found.task_id) if found.task_id is not None else None
 
 
 _CAME: Final = {

@@ -15,7 +15,7 @@ from workplace import Workplace
 
 from cirkelline.agents import memory_notes
 from cirkelline.runtime import replaying
-from cirkelline.state import knowledge_settings, memories, tasks
+from cirkelline.state import knowledge_settings, memories, sessions, tasks
 from cirkelline.state.memories import Memory, Origin
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.remembering import UserMemories
@@ -136,6 +136,10 @@ async def test_an_agent_remembers_recalls_and_forgets_for_the_user_it_works_for(
         (kept,) = await remembered(place, user)
         assert (kept.memory, kept.topics, kept.origin) == ("Lives in Aarhus", ["home"], "told")
         assert (kept.task_id, kept.session_id) == (task.id, session)
+        async with tenant(place.db, user) as door:
+            told_in = await sessions.asked_in(door, session, task.id)
+        assert told_in is not None
+        assert (told_in.role, told_in.content) == ("user", "go")
         results = await place.rows(
             "SELECT output ->> 'text' FROM runtime.journal WHERE task_id = %s AND kind = 'tool' ORDER BY position",
             task.id,

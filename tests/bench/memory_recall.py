@@ -26,7 +26,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -52,6 +52,8 @@ from cirkelline.tools.remembering import keep
 from cirkelline.tools.toolbox import Toolbox
 
 BUDGET = 150
+TOLD = 305
+"""Memories of each person."""
 EMBEDDED = "embedded"
 RUN = "memory_optimization"
 LABEL = "minilm:all-MiniLM-L6-v2-int8"
@@ -275,9 +277,9 @@ async def consolidated(place: Workplace, scenes: Sequence[Scene], label: str, en
     return await ours(place, scenes)
 
 
-async def scenes_of(embedder: Embedder, amount: int) -> list[Scene]:
+async def scenes_of(embedder: Embedder, amount: int, told: int = TOLD) -> list[Scene]:
     made: list[Scene] = []
-    for person in people(amount):
+    for person in people(amount, memories=told):
         texts = [each.text for each in person.memories]
         asked = list(dict.fromkeys(question.text for question in person.questions))
         numbers = await embedded(embedder, texts + asked)
@@ -310,18 +312,19 @@ async def measure(amount: int) -> None:
         say(json.dumps({"way": "ours, 1,000 memories", **await at_a_thousand(place, scenes)}))
 
 
-async def measure_model(amount: int, label: str) -> None:
+async def measure_model(amount: int, label: str, told: int) -> None:
     """What the rule leaves, and what is left of that by a model; of the same few people."""
     async with EmbedderPool(os.environ) as pool, workplace() as place:
         async with place.db.connection() as conn:
             await knowledge_settings.fix_embedder(conn, LABEL)
-        scenes = await scenes_of(await pool.get(LABEL), amount)
+        place.opened = replace(place.opened, settings=place.settings.model_copy(update={"optimize_after": 0}))
+        scenes = await scenes_of(await pool.get(LABEL), amount, told)
         for number, scene in enumerate(scenes):
             await write(place, scene, f"rule {number}", by_rule)
-        say((await ours(place, scenes)).line("ours, rule", people=amount))
+        say((await ours(place, scenes)).line("ours, rule", people=amount, memories=told))
         label_of = f"local:{small_model()}" if label == EMBEDDED else label
         figures = await consolidated(place, scenes, label_of, dict(os.environ))
-        say(figures.line(f"ours, rule and {label}", people=amount, lost=await lost(place, scenes)))
+        say(figures.line(f"ours, rule and {label}", people=amount, memories=told, lost=await lost(place, scenes)))
 
 
 def main() -> None:
@@ -329,10 +332,11 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=40)
     parser.add_argument("--model", help="only what a model makes of some: local:NAME, gemini:NAME, or embedded")
     parser.add_argument("--consolidated", type=int, default=1, help="how many people --model goes through")
+    parser.add_argument("--memories", type=int, default=TOLD, help="how many memories each of these has")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     if options.model:
-        asyncio.run(measure_model(options.consolidated, options.model))
+        asyncio.run(measure_model(options.consolidated, options.model, options.memories))
     else:
         asyncio.run(measure(options.people))
 

@@ -31,6 +31,7 @@ from cirkelline.state import (
     connection,
     embedded,
     migrations,
+    optimizing,
     tasks,
     tenant,
     workers,
@@ -159,8 +160,8 @@ def _loaded(folder: Path, toolbox: Toolbox, environ: Mapping[str, str]) -> Loade
     return applying.check(loading.load([folder], environ), toolbox, environ)
 
 
-def _count(amount: int, noun: str) -> str:
-    return f"{amount} {noun}{'' if amount == 1 else 's'}"
+def _count(amount: int, noun: str, several: str | None = None) -> str:
+    return f"{amount} {noun if amount == 1 else several or f'{noun}s'}"
 
 
 def _and_more(listed: Sequence[object]) -> str:
@@ -213,6 +214,7 @@ async def _database(diagnosis: Diagnosis, settings: Settings, environ: Mapping[s
             await _adoption(diagnosis, conn)
             await _isolation(diagnosis, conn)
             await _knowledge(diagnosis, conn)
+            await _memories(diagnosis, conn, settings)
             await _workers(diagnosis, conn)
         await _agents(diagnosis, opened.db, Registry(opened.db, toolbox, environ))
 
@@ -319,6 +321,17 @@ async def _knowledge(diagnosis: Diagnosis, conn: Conn) -> None:
     if not found.indexed:
         says = "the index idx_vectors_embedding is not there; no search of cirkelline's needs it, other programs' may"
         diagnosis.notice("knowledge", says, "docs/knowledge.md has the statement that makes it")
+
+
+async def _memories(diagnosis: Diagnosis, conn: Conn, settings: Settings) -> None:
+    found = await optimizing.overall(conn)
+    owners = f"{_count(found.memories, 'memory', 'memories')} of {_count(found.owners, 'user')}"
+    after = settings.optimize_after
+    begins = f"begins by itself after {after} new ones of a user" if after else "does not begin by itself"
+    diagnosis.fine("memory", f"{owners}; memory_optimization {begins}")
+    if found.failed:
+        says = f"the last run of memory_optimization failed for {_count(found.failed, 'user')}"
+        diagnosis.notice("memory", says, "`cirkelline workflows list --status FAILED` says why")
 
 
 async def _workers(diagnosis: Diagnosis, conn: Conn) -> None:

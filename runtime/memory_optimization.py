@@ -21,7 +21,7 @@ from cirkelline.configs.errors import CirkellineError
 from cirkelline.state import memories, optimizing
 from cirkelline.state.memories import NewMemory, Origin, Reason
 from cirkelline.state.optimizing import Listed, Pair
-from cirkelline.state.tenant import tenant
+from cirkelline.state.tenant import Tenant, tenant
 from cirkelline.tools.contract import Tool, ToolContext, tool_from_function
 from cirkelline.tools.remembering import NotRemembered, UserMemories, checked
 from cirkelline.tools.workflows import StepFailed, WorkflowRun, workflow
@@ -142,9 +142,18 @@ async def fetch(ctx: ToolContext) -> Found:
     """Read what is in force. Raises: OptimizationUnderWay."""
     kept = _kept(ctx)
     async with tenant(kept.db, kept.user_id) as door:
-        if other := await optimizing.another(door, ctx.task_id):
-            raise OptimizationUnderWay(f"run {other} goes through the memories of this user already: wait for its end")
+        await _alone(door, ctx)
+        await optimizing.gone_through(door, ctx.task_id)
         return Found(await optimizing.listed(door), await optimizing.pairs(door, above=NEAR))
+
+
+async def _alone(door: Tenant, ctx: ToolContext) -> None:
+    """Go on only if no earlier run has to. Raises: OptimizationUnderWay.
+
+    Asked by every step that reads or writes: an earlier one may have failed before, and been put back in line meanwhile.
+    """
+    if other := await optimizing.another(door, ctx.task_id):
+        raise OptimizationUnderWay(f"run {other} goes through the memories of this user already: wait for its end")
 
 
 def restatements(found: Found) -> list[Verdict]:
@@ -266,6 +275,7 @@ async def save(ctx: ToolContext, listed: list[Listed], verdict: Verdict) -> int:
     meaning = await kept.meaning(verdict.memory) if verdict.memory else None
     async with tenant(kept.db, kept.user_id) as door:
         await memories.lock(door)
+        await _alone(door, ctx)
         if done := await optimizing.archived_by(door, run, verdict.ids):
             return done
         now = await memories.there(door, [*verdict.ids, *([verdict.successor] if verdict.successor else [])])
@@ -293,18 +303,18 @@ def _merged_topics(sources: Iterable[Listed]) -> list[str]:
 
 
 async def normalize(ctx: ToolContext) -> int:
-    """File memories under one name for each topic; return how many were filed anew."""
+    """File memories under one name for each topic; return how many of those that were there are filed anew."""
     kept, run = _kept(ctx), str(ctx.task_id)
     async with tenant(kept.db, kept.user_id) as door:
         await memories.lock(door)
+        await _alone(door, ctx)
         found = await optimizing.listed(door)
         names = one_name(topic for each in found for topic in each.topics)
-        changed = 0
         for each in found:
             wanted = list(dict.fromkeys(names[topic] for topic in each.topics))
             if wanted != each.topics:
-                changed += await optimizing.file(door, each.id, wanted, run)
-        return changed
+                await optimizing.file(door, each.id, wanted, run)
+        return await optimizing.filed(door, run)
 
 
 def one_name(topics: Iterable[str]) -> Mapping[str, str]:

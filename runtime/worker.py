@@ -17,7 +17,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import disk, ending, memory_upkeep, patience, retention, schedules, taking_in
+from cirkelline.runtime import disk, ending, memory_rounds, memory_upkeep, patience, retention, schedules, taking_in
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
@@ -429,6 +429,8 @@ class Worker:
             jobs["memories"] = memory_upkeep.keep_up(self._db, self._embedders)
         if self._session is None:
             jobs["retention"] = retention.keep_swept(self._db, self._settings)
+            if self._settings.optimize_after:
+                jobs["rounds"] = memory_rounds.keep_begun(self._db, self._settings)
         return jobs
 
     async def _keep_house(self) -> None:

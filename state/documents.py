@@ -173,7 +173,13 @@ ADDED: Final[dict[str, dict[str, str]]] = {
         "adopted": "boolean",
     },
     "runtime.users": {"account": "integer"},
-    "ai.agno_memories_archive": {"original": "jsonb", "trace": "jsonb", "reason": "text", "replaced_by": "integer"},
+    "ai.agno_memories_archive": {
+        "original": "jsonb",
+        "trace": "jsonb",
+        "reason": "text",
+        "replaced_by": "integer",
+        "exact": "text",
+    },
 }
 
 # Not information_schema, which hides what the connection's role has no right on.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.rows import class_row
 
 from cirkelline.state import jsonb
+from cirkelline.state.connection import Conn
 from cirkelline.state.tenant import Tenant
 
 
@@ -74,10 +75,11 @@ async def pairs(door: Tenant, *, above: float) -> list[Pair]:
         return await cursor.fetchall()
 
 
-# Of two that run the earlier one goes on: a claim commits before its run reads anything.
+# Of two the earlier one goes on, also one that is in line again after a crash: it does not read anew who else is there.
 ANOTHER: Final = """
 SELECT o.id FROM runtime.tasks t JOIN runtime.tasks o ON o.agent_id = t.agent_id AND o.user_id = t.user_id
- WHERE t.id = %(task_id)s::uuid AND o.id <> t.id AND o.sequence < t.sequence AND o.status IN ('running', 'waiting')
+ WHERE t.id = %(task_id)s::uuid AND o.id <> t.id AND o.sequence < t.sequence
+   AND o.status IN ('pending', 'running', 'waiting')
  ORDER BY o.sequence LIMIT 1
 """
 
@@ -120,6 +122,18 @@ async def file(door: Tenant, memory_id: int, topics: Sequence[str], run: str) ->
     return int(row[0]) if row else 0
 
 
+FILED: Final = """
+SELECT count(*)::integer FROM ai.agno_memories_archive a
+ WHERE a.optimization_run_id = %(run)s::text AND a.reason = 'changed'
+"""
+
+
+async def filed(door: Tenant, run: str) -> int:
+    """Return how many memories that were there a run has given other topics."""
+    row = await (await door.conn.execute(FILED, {"run": run})).fetchone()
+    return int(row[0]) if row else 0
+
+
 _SHORTEST: Final = 8  # digits of a run's id; fewer are a memory's
 RUN: Final = """
 SELECT DISTINCT a.optimization_run_id FROM ai.agno_memories_archive a
@@ -141,3 +155,106 @@ async def undo(door: Tenant, reference: str) -> int | None:
         return None
     row = await (await door.conn.execute(UNDO, {"run": found[0][0]})).fetchone()
     return int(row[0]) if row else 0
+
+
+# By itself --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A user with so many memories that no run has gone through."""
+
+    user_id: UUID
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoneThrough:
+    """How far a user's memories have been gone through: `new` came since the last run; None of a run when there was none."""
+
+    new: int
+    run: UUID | None
+    at: datetime | None
+    status: str | None
+
+
+THROUGH: Final = """
+INSERT INTO ai.memory_upkeep AS k (user_id, through, run, at)
+SELECT %(user_id)s::uuid, coalesce(max(i.id), 0), %(run)s::uuid, clock_timestamp() FROM ai.memory_index i
+ON CONFLICT (user_id) DO UPDATE SET through = excluded.through, run = excluded.run, at = excluded.at
+"""
+
+
+async def gone_through(door: Tenant, run: UUID) -> None:
+    """Note that a run goes through all that a user has now."""
+    await door.conn.execute(THROUGH, {"user_id": door.user_id, "run": run})
+
+
+HIGHEST: Final = "SELECT coalesce(max(i.id), 0) FROM ai.memory_index i"
+
+
+async def highest(conn: Conn) -> int:
+    """Return the highest id of all memories."""
+    row = await (await conn.execute(HIGHEST)).fetchone()
+    return int(row[0]) if row else 0
+
+
+DUE: Final = (
+    "SELECT u.user_id, u.amount AS new FROM runtime.users_to_optimize(%(least)s::integer, %(since)s::integer) u"
+)
+
+
+async def due(conn: Conn, *, least: int, since: int = 0) -> list[Due]:
+    """Return who has at least so many new memories, one of them with an id over `since`; nobody who is switched off."""
+    async with conn.cursor(row_factory=class_row(Due)) as cursor:
+        await cursor.execute(DUE, {"least": least, "since": since})
+        return await cursor.fetchall()
+
+
+BEGIN: Final = """
+SELECT runtime.begin_optimization(%(user_id)s::uuid, %(agent_id)s::uuid, %(given)s::jsonb, %(least)s::integer)
+"""
+
+
+async def begin(conn: Conn, user_id: UUID, *, agent_id: UUID, given: Mapping[str, Any], least: int) -> UUID | None:
+    """Put a run in line and return its id; None when there is one, too little is new, or the user is switched off."""
+    parameters = {"user_id": user_id, "agent_id": agent_id, "given": jsonb.dumps(dict(given)), "least": least}
+    row = await (await conn.execute(BEGIN, parameters)).fetchone()
+    return UUID(str(row[0])) if row and row[0] else None
+
+
+STANDING: Final = """
+SELECT runtime.new_memories(u.id) AS new, k.run, k.at, t.status
+  FROM (SELECT %(user_id)s::uuid AS id) u
+  LEFT JOIN ai.memory_upkeep k ON k.user_id = u.id LEFT JOIN runtime.tasks t ON t.id = k.run
+"""
+
+
+async def standing(conn: Conn, user_id: UUID) -> GoneThrough:
+    """Return how far a user's memories have been gone through."""
+    async with conn.cursor(row_factory=class_row(GoneThrough)) as cursor:
+        await cursor.execute(STANDING, {"user_id": user_id})
+        return await cursor.fetchone() or GoneThrough(0, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """Of everybody: how many memories of how many owners there are, and whose last run failed."""
+
+    memories: int
+    owners: int
+    failed: int
+
+
+OVERALL: Final = """
+SELECT (SELECT count(*) FROM ai.agno_memories) AS memories,
+       (SELECT count(DISTINCT m.user_id) FROM ai.agno_memories m) AS owners,
+       (SELECT count(*) FROM ai.memory_upkeep k JOIN runtime.tasks t ON t.id = k.run AND t.status = 'failed') AS failed
+"""
+
+
+async def overall(conn: Conn) -> Overall:
+    """Return how memories stand in the whole database."""
+    async with conn.cursor(row_factory=class_row(Overall)) as cursor:
+        await cursor.execute(OVERALL)
+        return await cursor.fetchone() or Overall(0, 0, 0)

@@ -140,3 +140,38 @@ UPDATE runtime.schedules s SET paused = TRUE WHERE NOT s.paused AND runtime.is_c
 async def pause_of(conn: Conn, user_id: UUID) -> int:
     """Stop firing what is done on a user's behalf; return how many schedules that stopped."""
     return (await conn.execute(PAUSE_OF, {"user_id": user_id})).rowcount
+
+
+# What a person has set up at a workflow. It goes on from now where it was at other times before, and is not paused any more.
+KEEP: Final = """
+INSERT INTO runtime.schedules AS s (agent_id, name, cron, tz, user_name, input)
+VALUES (%(agent_id)s::uuid, %(name)s::text, %(cron)s::text, %(tz)s::text, %(name)s, %(input)s::text)
+ON CONFLICT (agent_id, name) DO UPDATE
+   SET since = clock_timestamp(), next_at = NULL, cron = excluded.cron, tz = excluded.tz, input = excluded.input,
+       user_name = excluded.user_name, paused = FALSE, problem = NULL
+"""
+
+
+async def keep(conn: Conn, agent_id: UUID, user: str, *, cron: str, tz: str, given: str) -> Schedule:
+    """Let a workflow be run for a user by the clock, in place of what was said before."""
+    await conn.execute(KEEP, {"agent_id": agent_id, "name": user, "cron": cron, "tz": tz, "input": given})
+    (kept,) = await of_user(conn, agent_id, user)
+    return kept
+
+
+OF_USER: Final = SCHEDULES + " WHERE s.agent_id = %(agent_id)s::uuid AND s.name = %(name)s::text"
+
+
+async def of_user(conn: Conn, agent_id: UUID, user: str) -> list[Schedule]:
+    """Return the schedule by which a workflow is run for a user, if there is one."""
+    async with conn.cursor(row_factory=class_row(Schedule)) as cursor:
+        await cursor.execute(OF_USER, {"now": None, "agent_id": agent_id, "name": user})
+        return await cursor.fetchall()
+
+
+DROP: Final = "DELETE FROM runtime.schedules WHERE agent_id = %(agent_id)s::uuid AND name = %(name)s::text"
+
+
+async def drop(conn: Conn, agent_id: UUID, user: str) -> bool:
+    """Run a workflow for a user by the clock no more; return whether it was."""
+    return (await conn.execute(DROP, {"agent_id": agent_id, "name": user})).rowcount > 0

@@ -170,6 +170,21 @@ async def messages(
         return await cursor.fetchall()
 
 
+ASKED_IN: Final = """
+SELECT position, role, runtime.said(m) AS content, task_id, created FROM runtime.messages m
+ WHERE session_id = %(session_id)s::uuid AND user_id = %(user_id)s::uuid AND task_id = %(task_id)s::uuid
+   AND role = 'user' ORDER BY position LIMIT 1
+"""
+
+
+async def asked_in(tenant: Tenant, session_id: UUID, task_id: UUID) -> Message | None:
+    """Return the message of this user's session that a task is about; None before the task has ended."""
+    parameters = {"session_id": session_id, "user_id": tenant.user_id, "task_id": task_id}
+    async with tenant.conn.cursor(row_factory=class_row(Message)) as cursor:
+        await cursor.execute(ASKED_IN, parameters)
+        return await cursor.fetchone()
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a session's messages up to the position `covers` came to, as a model told it."""

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+NEVER: Final = "never"
+"""In place of a cron expression: no more."""
 LARGEST: Final = 2_147_483_647  # PostgreSQL's INTEGER
 _LONGEST_NAME: Final = 255  # the documents' VARCHAR
 
@@ -135,6 +137,38 @@ class Moment(click.ParamType[datetime]):
         return found
 
 
+class Cron(click.ParamType[str]):
+    """Five cron fields, `0 4 * * *`; or `never`."""
+
+    name = "cron"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the fields one space apart."""
+        from cirkelline.configs import schedules
+
+        if str(value).strip() == NEVER:
+            return NEVER
+        try:
+            return schedules.read_cron(str(value))
+        except ValueError as error:
+            self.fail(f"it {error}", param, ctx)
+
+
+class Zone(click.ParamType[str]):
+    """The name of a time zone."""
+
+    name = "zone"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        from cirkelline.configs import schedules
+
+        try:
+            return schedules.read_zone(str(value))
+        except ValueError as error:
+            self.fail(f"it {error}", param, ctx)
+
+
 class FileOrFolder(click.ParamType[Path]):
     """A path of any kind; whoever reads it says what is wrong with it."""
 
@@ -169,6 +203,8 @@ ANY_TEXT: Final = AnyText()
 DURATION: Final = Duration()
 POSITION: Final = Position()
 DAY: Final = Day()
+CRON: Final = Cron()
+ZONE: Final = Zone()
 MOMENT: Final = Moment()
 KEY: Final = Name()
 WORDS: Final = Words()

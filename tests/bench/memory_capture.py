@@ -3,8 +3,9 @@
 Fifty small dialogues (data/memory_dialogues.yaml) with the facts that are worth keeping and what an eager model proposes
 beside them. `scripted` lets a model propose all of both, so that the gate alone decides: `junk_rate` is the part of what is
 kept that is junk, `kept` the part of the facts that is, `junk_proposed` what the rate would be without a gate.
-`--model LABEL` (such as local:NAME) has a model look through the dialogues as the product does; what it then keeps counts
-as a fact when it has most words of one, and as junk else.
+`--model LABEL` (such as local:NAME; `embedded` is the small embedded model, which the tests run as well) has a model look
+through the dialogues as the product does; what it then keeps counts as a fact when it has most words of one, and as junk
+else. `junk_proposed` is what the rate would be without a gate, `s` the seconds that a look takes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
+
 import yaml
+from local_weights import small_model
 
 from cirkelline.agents import asking, capturing
 from cirkelline.agents.models import ModelPool
@@ -29,6 +34,7 @@ from cirkelline.tools.remembering import Heard, NotRemembered, checked
 
 DATA = Path(__file__).parent / "data" / "memory_dialogues.yaml"
 SHARED = 0.6
+EMBEDDED = "embedded"
 
 
 def say(line: str) -> None:
@@ -75,7 +81,8 @@ def scripted(dialogues: list[dict[str, Any]], *, explain: bool) -> dict[str, Any
 
 
 async def by_model(dialogues: list[dict[str, Any]], label: str) -> dict[str, Any]:
-    found, wanted, good, junk, proposed, failed = 0, 0, 0, 0, 0, 0
+    found, wanted, good, junk, proposed, worth, looks, failed = 0, 0, 0, 0, 0, 0, 0, 0
+    began = time.monotonic()
     spec = capturing._INSTRUCTIONS
     async with ModelPool(os.environ) as pool:
         for each in dialogues:
@@ -83,6 +90,7 @@ async def by_model(dialogues: list[dict[str, Any]], label: str) -> dict[str, Any
             wanted += len(facts)
             if not may_tell(each["said"]):
                 continue
+            looks += 1
             try:
                 question = capturing.question(None, [("user", each["said"])])
                 said = await asking.ask(pool, label, spec, question, builtins.KEEP_FACTS)
@@ -90,6 +98,7 @@ async def by_model(dialogues: list[dict[str, Any]], label: str) -> dict[str, Any
                 failed += 1
                 continue
             proposed += len(said["facts"])
+            worth += sum(any(_same(fact.fact, text) for text in facts) for fact in said["facts"])
             chosen = [fact.fact for fact in said["facts"] if kept(fact, each["said"]) is None]
             hits = [any(_same(text, fact) for fact in facts) for text in chosen]
             good, junk = good + sum(hits), junk + len(hits) - sum(hits)
@@ -99,7 +108,9 @@ async def by_model(dialogues: list[dict[str, Any]], label: str) -> dict[str, Any
         "proposed": proposed,
         "kept": round(found / wanted, 3),
         "junk_rate": round(junk / max(1, junk + good), 3),
+        "junk_proposed": round(1 - worth / max(1, proposed), 3),
         "failed": failed,
+        "s": round((time.monotonic() - began) / max(1, looks), 1),
     }
 
 
@@ -112,13 +123,15 @@ def _same(one: str, other: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="such as local:NAME or gemini:NAME")
+    parser.add_argument("--model", help="such as local:NAME or gemini:NAME; embedded for the small embedded model")
+    parser.add_argument("--dialogues", type=int, help="only the first so many")
     parser.add_argument("--explain", action="store_true", help="show what was decided wrongly")
     options = parser.parse_args()
-    dialogues = yaml.safe_load(DATA.read_text(encoding="utf-8"))
+    dialogues = yaml.safe_load(DATA.read_text(encoding="utf-8"))[: options.dialogues]
     say(json.dumps(scripted(dialogues, explain=options.explain)))
     if options.model:
-        say(json.dumps(asyncio.run(by_model(dialogues, options.model))))
+        label = f"local:{small_model()}" if options.model == EMBEDDED else options.model
+        say(json.dumps(asyncio.run(by_model(dialogues, label)) | {"model": options.model}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ milliseconds. Ours is the product's own recall through PostgreSQL, of memories t
 (`ours`), by the rule alone (`rule`), and with scripted decisions about what stands near (`decided`); `lost` counts facts
 that are true and are not recalled any more because of that, `server_ms` is processor time of PostgreSQL for one recall.
 
+`--model LABEL` (`embedded` is the small embedded model, which the tests run as well) has memory_optimization go through the
+memories that the rule has left of the first `--consolidated` people, and adds a line of what is recalled then.
+
 The others: all in the prompt and the last ten (agno), plain vectors, vectors and BM25 by equal reciprocal ranks.
 """
 
@@ -23,28 +26,36 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
 
 import numpy as np
 import structlog
 from journal_kills import workplace
+from local_weights import small_model
 from memory_set import NOW, Person, Question, people, stems
 from numpy.typing import NDArray
 from processors import client_and_server
 from workplace import Workplace
 
-from cirkelline.state import memories, users
+from cirkelline.runtime import workflows
+from cirkelline.state import knowledge_settings, memories, users
 from cirkelline.state.memories import Meaning, NewMemory, Origin
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.embedding import Embedder, EmbedderPool
 from cirkelline.tools.remembering import keep
+from cirkelline.tools.toolbox import Toolbox
 
 BUDGET = 150
+TOLD = 305
+"""Memories of each person."""
+EMBEDDED = "embedded"
+RUN = "memory_optimization"
 LABEL = "minilm:all-MiniLM-L6-v2-int8"
 Numbers = NDArray[np.float32]
 Decide = Callable[["Scene", int, Sequence[int]], list[int]]
@@ -60,6 +71,8 @@ class Scene:
     asked: dict[str, Numbers]
     ids: list[int] = field(default_factory=list[int])
     user: UUID | None = None
+    made: dict[int, int] = field(default_factory=dict[int, int])
+    """Memories that a run has made, each with the place of the latest that went into it."""
 
     @property
     def tokens(self) -> list[int]:
@@ -175,13 +188,21 @@ def scripted(scene: Scene, at: int, near: Sequence[int]) -> list[int]:
     return [found for found in near if fact is not None and scene.person.memories[places[found]].fact == fact]
 
 
+# What a run made, and which memories went into it.
+MADE = """
+SELECT a.replaced_by, (a.original ->> 'id')::integer FROM ai.agno_memories_archive a
+ WHERE a.reason = 'merged' AND a.replaced_by IS NOT NULL
+"""
+
+
 async def lost(place: Workplace, scenes: Sequence[Scene]) -> int:
-    """How many memories that are true are not recalled any more: archived, or held to be replaced."""
+    """How many memories that are true are not recalled any more: archived but for a merge, or held to be replaced."""
     gone = 0
     for scene in scenes:
         assert scene.user is not None
         async with tenant(place.db, scene.user) as door:
             there = {each.id for each in await memories.find(door, limit=None) if each.superseded_by is None}
+        there |= {old for new, old in await place.rows(MADE) if new in there}
         true = {found for found, each in zip(scene.ids, scene.person.memories, strict=True) if not each.stale}
         gone += len(true - there)
     return gone
@@ -192,7 +213,7 @@ async def ours(place: Workplace, scenes: Sequence[Scene], *, amount: int = 10) -
     figures = Figures()
     for scene in scenes:
         assert scene.user is not None
-        places = {each: at for at, each in enumerate(scene.ids)}
+        places = {each: at for at, each in enumerate(scene.ids)} | scene.made
         for question in scene.person.questions:
             meaning = Meaning([float(value) for value in scene.asked[question.text]], LABEL)
             async with tenant(place.db, scene.user) as door:
@@ -221,18 +242,44 @@ async def server_ms(place: Workplace, scenes: Sequence[Scene], *, asked: int = 1
     return round((after[1] - before[1]) / asked, 2)
 
 
-async def at_a_thousand(place: Workplace, scenes: Sequence[Scene]) -> float | None:
+async def at_a_thousand(place: Workplace, scenes: Sequence[Scene]) -> dict[str, Any]:
     """The same for somebody with a thousand memories: those of four people."""
     many = Scene(Person(), np.concatenate([each.embeddings for each in scenes[:4]])[:1000], scenes[0].asked)
     many.person.memories = [each for scene in scenes[:4] for each in scene.person.memories][:1000]
     many.person.questions = scenes[0].person.questions
     await write(place, many, "a thousand")
-    return await server_ms(place, [many])
+    async with place.db.connection() as conn:
+        await conn.execute("ANALYZE ai.memory_index")
+    wall = (await ours(place, [many], amount=8)).ms
+    return {
+        "ms_p50": round(statistics.median(wall), 2),
+        "ms_p95": round(statistics.quantiles(wall, n=20)[-1], 2),
+        "server_ms": await server_ms(place, [many]),
+    }
 
 
-async def scenes_of(embedder: Embedder, amount: int) -> list[Scene]:
+async def consolidated(place: Workplace, scenes: Sequence[Scene], label: str, environ: dict[str, str]) -> Figures:
+    """Have a model go through what the rule has left, then ask every question; what was merged counts as its latest."""
+    for number, scene in enumerate(scenes):
+        await write(place, scene, f"consolidated {number}", by_rule)
+    async with place.working(environ=environ):
+        for scene in scenes:
+            given = {"model": label}
+            run, _ = await workflows.submit(place.db, Toolbox(place.tools), RUN, given, user=str(scene.user))
+            while not (await place.task(run)).ended:  # noqa: ASYNC110 - a row in a table
+                await asyncio.sleep(0.5)
+            task = await place.task(run)
+            say(json.dumps({"run": task.status, "error": task.error, "output": task.result.get("output")}))
+    latest = dict(sorted(await place.rows(MADE)))  # of several with one key the last one stays, which is the latest
+    for scene in scenes:
+        places = {each: at for at, each in enumerate(scene.ids)}
+        scene.made = {new: places[old] for new, old in latest.items() if old in places}
+    return await ours(place, scenes)
+
+
+async def scenes_of(embedder: Embedder, amount: int, told: int = TOLD) -> list[Scene]:
     made: list[Scene] = []
-    for person in people(amount):
+    for person in people(amount, memories=told):
         texts = [each.text for each in person.memories]
         asked = list(dict.fromkeys(question.text for question in person.questions))
         numbers = await embedded(embedder, texts + asked)
@@ -262,15 +309,36 @@ async def measure(amount: int) -> None:
             server = await server_ms(place, scenes)
             more = {"lost": await lost(place, scenes), "server_ms": server}
             say(figures.line(way, **more))
-        say(json.dumps({"way": "ours, 1,000 memories", "server_ms": await at_a_thousand(place, scenes)}))
+        say(json.dumps({"way": "ours, 1,000 memories", **await at_a_thousand(place, scenes)}))
+
+
+async def measure_model(amount: int, label: str, told: int) -> None:
+    """What the rule leaves, and what is left of that by a model; of the same few people."""
+    async with EmbedderPool(os.environ) as pool, workplace() as place:
+        async with place.db.connection() as conn:
+            await knowledge_settings.fix_embedder(conn, LABEL)
+        place.opened = replace(place.opened, settings=place.settings.model_copy(update={"optimize_after": 0}))
+        scenes = await scenes_of(await pool.get(LABEL), amount, told)
+        for number, scene in enumerate(scenes):
+            await write(place, scene, f"rule {number}", by_rule)
+        say((await ours(place, scenes)).line("ours, rule", people=amount, memories=told))
+        label_of = f"local:{small_model()}" if label == EMBEDDED else label
+        figures = await consolidated(place, scenes, label_of, dict(os.environ))
+        say(figures.line(f"ours, rule and {label}", people=amount, memories=told, lost=await lost(place, scenes)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=40)
+    parser.add_argument("--model", help="only what a model makes of some: local:NAME, gemini:NAME, or embedded")
+    parser.add_argument("--consolidated", type=int, default=1, help="how many people --model goes through")
+    parser.add_argument("--memories", type=int, default=TOLD, help="how many memories each of these has")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    asyncio.run(measure(options.people))
+    if options.model:
+        asyncio.run(measure_model(options.consolidated, options.model, options.memories))
+    else:
+        asyncio.run(measure(options.people))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import pytest
 
 # The workplace belongs to the tests of the runtime: agents, scripts, workers and daemons.
 sys.path.append(str(Path(__file__).parents[1] / "runtime"))
+# And the real weights to those of the agents.
+sys.path.append(str(Path(__file__).parents[1] / "agents"))
 
 from chat_scene import Chat, FakeScreen
 from workplace import Daemon, Workplace, kill

@@ -197,3 +197,20 @@ def test_what_cannot_be_searched_yet_is_told(cirkelline: Commands, filled: Fille
         "1 row could not be taken in and cannot be found, as chunk 7: too long": "notice",
         "the index idx_vectors_embedding is not there; no search of cirkelline's needs it, other programs' may": "notice",
     }
+
+
+def test_it_says_whether_memories_are_gone_through_by_themselves_and_whose_last_run_failed(
+    cirkelline: Commands, filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.sql("INSERT INTO ai.agno_memories (memory_id, user_id, memory) VALUES (gen_random_uuid(), 'eva', 'x')")
+    says = "1 memory of 1 user; memory_optimization begins by itself after 200 new ones of a user"
+    assert only(cirkelline("doctor", "--json"), "memory") == ("fine", says)
+    monkeypatch.setenv("CIRKELLINE_OPTIMIZE_AFTER", "0")
+    assert only(cirkelline("doctor", "--json"), "memory")[1].endswith("memory_optimization does not begin by itself")
+    task = filled.task(filled.agent())
+    filled.sql("UPDATE runtime.tasks SET status = 'failed' WHERE id = %s", task)
+    filled.sql("INSERT INTO ai.memory_upkeep VALUES (gen_random_uuid(), 1, %s, now())", task)
+    (_, failed) = checks(cirkelline("doctor", "--json"), "memory")
+    assert (failed["verdict"], failed["says"]) == (
+        "notice", "the last run of memory_optimization failed for 1 user",
+    )  # fmt: skip

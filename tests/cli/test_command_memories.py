@@ -85,3 +85,50 @@ def test_whoever_has_never_been_here_has_nothing_and_a_named_stranger_is_an_erro
     assert memories("capture", user=None)["capture"] is True
     result = cirkelline("memories", "list", "--user", "nobody-of-that-name")
     assert (result.code, "no user 'nobody-of-that-name'" in result.err) == (2, True)
+
+
+def test_a_user_has_it_done_by_the_clock_sees_when_and_ends_it(
+    cirkelline: Commands, memories: Any, filled: Filled
+) -> None:
+    filled.sql("INSERT INTO runtime.users (id, email) VALUES (gen_random_uuid(), 'ivo@example.com')")
+    memories("add", "Likes tea")
+    said = memories("optimize", "--every", "0  4 * * *", "--tz", "Europe/Copenhagen", "--model", "local:x")
+    label = "workflow:memory_optimization/ivo@example.com"
+    assert (said["schedule"], said["every"], said["tz"]) == (label, "0 4 * * *", "Europe/Copenhagen")
+    (listed,) = cirkelline("schedules", "list", "--json").document["schedules"]
+    assert (listed["schedule"], listed["input"], listed["user"]) == (label, '{"model": "local:x"}', "ivo@example.com")
+    memories("optimize", "--every", "30 5 * * *")
+    upkeep = memories("list")["optimization"]
+    assert (upkeep["every"], upkeep["tz"], upkeep["new"], upkeep["run"]) == ("30 5 * * *", "UTC", 1, None)
+    assert "gone through by the clock: 30 5 * * * UTC, next " in cirkelline(
+        "memories", "list", "--user", "ivo@example.com"
+    ).out  # fmt: skip
+    assert cirkelline("schedules", "run", label).code == 0
+    again = cirkelline("schedules", "run", label)
+    assert (again.code, "has nothing to do: nothing new is remembered" in again.err) == (1, True)
+    assert filled.sql("SELECT payload FROM runtime.tasks") == [({"input": {}},)]
+    assert memories("list")["optimization"]["status"] == "pending"
+    assert memories("optimize", "--every", "never") == {"user": "ivo@example.com", "every": None}
+    assert cirkelline("schedules", "list", "--json").document["schedules"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--every", "0 4 * *"], "it must have five fields"),
+        (["--every", "0 4 31 2 *"], "it must be a cron expression such as"),
+        (["--every", "0 4 * * *", "--tz", "Europe/Kopenhagen"], "it must be a time zone such as Europe/Copenhagen"),
+        (["--tz", "UTC"], "--tz goes with a time in --every"),
+        (["--every", "never", "--tz", "UTC"], "--tz goes with a time in --every"),
+        (["--every", "0 4 * * *", "--wait"], "--wait is for a run that begins now"),
+        (["--every", "never", "--model", "local:x"], "--model is for runs"),
+        (["--every", "0 4 * * *", "--user", "nobody-of-that-name"], "no user 'nobody-of-that-name'"),
+    ],
+)
+def test_what_is_no_time_is_refused_and_nothing_changed(
+    cirkelline: Commands, memories: Any, filled: Filled, arguments: list[str], expected: str
+) -> None:
+    memories("add", "Likes tea", user=None)
+    result = cirkelline("memories", "optimize", *arguments)
+    assert (result.code, expected in result.err, "Traceback" in result.err) == (2, True, False)
+    assert filled.sql("SELECT name FROM runtime.schedules UNION ALL SELECT id::text FROM runtime.tasks") == []

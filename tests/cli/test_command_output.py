@@ -97,6 +97,7 @@ JSON_COMMANDS = [
     ("memories", "why", "0", "--user", "ivo"),
     ("memories", "undo", "0", "--user", "ivo"),
     ("memories", "optimize", "--user", "ivo"),
+    ("memories", "optimize", "--every", "0 4 * * *", "--user", "ivo"),
     ("memories", "capture", "--user", "ivo"),
     ("users", "add", "ivo"),
     ("users", "list"),

@@ -31,6 +31,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert found.tool_role is None
     assert (found.concurrency, found.state_limit, found.lease, found.poll, found.grace) == (8, 65_536, 3.0, 2.0, 30.0)
     assert (found.model_pause, found.free_disk, found.chat_slots) == (1.0, 1000, 0)
+    assert (found.optimize_after, found.optimize_model) == (200, None)
     assert (found.keep_completed, found.keep_failed, found.keep_states, found.keep_versions) == (90, 0, 30, 0)
     assert (found.local_threads, found.local_model, found.log_level, found.log_format) == (None, None, "info", "auto")
     assert found.home.is_absolute()
@@ -63,6 +64,8 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
             "CIRKELLINE_LOCAL_MODEL": "7",
             "CIRKELLINE_EMBEDDING_THREADS": "3",
             "CIRKELLINE_DOCUMENT_LIMIT": "1_000_000",
+            "CIRKELLINE_OPTIMIZE_AFTER": "50",
+            "CIRKELLINE_OPTIMIZE_MODEL": "local:qwen2.5-coder-1.5b",
             "CIRKELLINE_PRICES": str(tmp_path / "prices.yaml"),
             "CIRKELLINE_LOG_LEVEL": "DEBUG",
             "CIRKELLINE_LOG_FORMAT": "json",
@@ -91,6 +94,8 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
         local_model="7",
         embedding_threads=3,
         document_limit=1_000_000,
+        optimize_after=50,
+        optimize_model="local:qwen2.5-coder-1.5b",
         prices=tmp_path / "prices.yaml",
         log_level="debug",
         log_format="json",
@@ -98,7 +103,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 25
+    assert len(Settings.model_fields) == 27
     assert all(variable.description for variable in settings.variables())
 
 

@@ -49,13 +49,15 @@ class Crew:
     daemons: list[Daemon] = field(default_factory=list)
     started: int = 0
     killed: int = 0
+    environ: dict[str, str] = field(default_factory=dict[str, str])
+    prelude: str = ""
 
     async def fill(self) -> None:
         """Start what is missing and wait until all are ready."""
         new = []
         while len(self.daemons) < self.size:
             self.started += 1
-            new.append(self.place.daemon(f"daemon-{self.started}"))
+            new.append(self.place.daemon(f"daemon-{self.started}", self.environ, prelude=self.prelude))
             self.daemons.append(new[-1])
         for daemon in new:
             await daemon.says("worker.ready")

@@ -15,7 +15,7 @@ from workplace import Workplace
 
 from cirkelline.agents import memory_notes
 from cirkelline.runtime import replaying
-from cirkelline.state import knowledge_settings, memories, tasks
+from cirkelline.state import knowledge_settings, memories, sessions, tasks
 from cirkelline.state.memories import Memory, Origin
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.remembering import UserMemories
@@ -136,6 +136,10 @@ async def test_an_agent_remembers_recalls_and_forgets_for_the_user_it_works_for(
         (kept,) = await remembered(place, user)
         assert (kept.memory, kept.topics, kept.origin) == ("Lives in Aarhus", ["home"], "told")
         assert (kept.task_id, kept.session_id) == (task.id, session)
+        async with tenant(place.db, user) as door:
+            told_in = await sessions.asked_in(door, session, task.id)
+        assert told_in is not None
+        assert (told_in.role, told_in.content) == ("user", "go")
         results = await place.rows(
             "SELECT output ->> 'text' FROM runtime.journal WHERE task_id = %s AND kind = 'tool' ORDER BY position",
             task.id,
@@ -197,6 +201,29 @@ async def test_fifty_writers_at_once_lose_nothing_and_double_nothing(place: Work
     outcomes = await asyncio.gather(*(kept.remember(text) for text in said))
     assert sorted(await texts(place, user)) == sorted(set(said))
     assert sum(not each.known for each in outcomes) == 25
+
+
+async def test_fifty_runs_at_once_that_remember_for_one_user_lose_nothing_and_double_nothing(place: Workplace) -> None:
+    """Through the tool, in two workers: half of what is told is told twice, and each has something of its own to say."""
+    turns = [
+        {"tool": "remember", "arguments": {"fact": "{{input}}"}},
+        {"tool": "remember", "arguments": {"fact": "Enjoys the hobby that all of them have"}},
+        {"text": "{{last_tool}}"},
+    ]
+    await place.agent("keeper", turns, tools=["remember"], memory={})
+    _, user = await place.session("keeper")
+    said = [f"Enjoys hobby{number % 25} of kind{number % 25}" for number in range(50)]
+    runs = [await place.submit("keeper", text, user_id=user) for text in said]
+    async with place.working(embedders=Bags(), slots=25), place.working(embedders=Bags(), slots=25):
+        ended = await place.ended(*runs)
+    assert {(task.status, task.attempt) for task in ended} == {("completed", 1)}
+    assert await texts(place, user) == sorted({*said, "Enjoys the hobby that all of them have"})
+    gave = [
+        str(text) for (text,) in await place.rows("SELECT output ->> 'text' FROM runtime.journal WHERE kind = 'tool'")
+    ]
+    assert sum(text.startswith("remembered: ") for text in gave) == 26
+    assert sum(text.startswith("known already: ") for text in gave) == 74
+    assert await place.value("SELECT count(*) FROM ai.agno_memories_archive") == 0
 
 
 async def test_without_an_embedder_a_memory_is_kept_and_found_by_its_words(place: Workplace) -> None:

@@ -231,8 +231,10 @@ class Workplace:
                 worker.stop_at_once()
                 await asyncio.wait_for(serving, PATIENCE)
 
-    def daemon(self, name: str = "daemon", environ: dict[str, str] | None = None, **options: Any) -> Daemon:
-        """Start a daemon on this folder."""
+    def daemon(
+        self, name: str = "daemon", environ: dict[str, str] | None = None, *, prelude: str = "", **options: Any
+    ) -> Daemon:
+        """Start a daemon on this folder; `prelude` is what its process does before."""
         log = self.folder / f"{name}.log"
         given = {
             **os.environ,
@@ -245,7 +247,9 @@ class Workplace:
             **(environ or {}),
         }
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, "-c", UP], env=given, stdout=out, stderr=out, cwd=self.folder)
+            process = subprocess.Popen(
+                [sys.executable, "-c", prelude + UP], env=given, stdout=out, stderr=out, cwd=self.folder
+            )
         return Daemon(process, log)
 
 

@@ -49,6 +49,7 @@ SEEDS: dict[str, str | None] = {
         VALUES (gen_random_uuid(), %(id)s::uuid::text, %(mark)s::text, %(mark)s::text)""",
     "ai.memory_index": None,
     "ai.memory_consents": "INSERT INTO ai.memory_consents (user_id, capture) VALUES (%(id)s, TRUE)",
+    "ai.memory_upkeep": "INSERT INTO ai.memory_upkeep VALUES (%(id)s, 1, %(task)s, now())",
     "ai.agno_memories_archive": """INSERT INTO ai.agno_memories_archive (original_memory_id, user_id, memory)
         VALUES ('1', %(alias)s::text, jsonb_build_object('memory', %(mark)s::text))""",
     "ai.agno_knowledge": """INSERT INTO ai.agno_knowledge (name, metadata)

@@ -10,14 +10,19 @@ from typing import Any, Final
 from uuid import UUID
 
 from cirkelline.configs import scalars
+from cirkelline.configs import schedules as times
+from cirkelline.runtime import memory_rounds
 from cirkelline.runtime.cli import display, opening
 from cirkelline.runtime.cli.actions import workflows
 from cirkelline.runtime.cli.answers import Answer, Cell, Facts, Mark, Table, Text
-from cirkelline.state import memories, optimizing, sessions, users
+from cirkelline.state import jsonb, memories, optimizing, schedules, sessions, users
+from cirkelline.state import workflows as records
 from cirkelline.state.connection import Database
 from cirkelline.state.memories import Memory, Origin, Reason
+from cirkelline.state.optimizing import GoneThrough
+from cirkelline.state.schedules import Schedule
 from cirkelline.state.sessions import Message
-from cirkelline.state.tenant import tenant
+from cirkelline.state.tenant import Tenant, tenant
 from cirkelline.state.users import User, UserNotFound
 from cirkelline.tools.embedding import EmbedderPool
 from cirkelline.tools.remembering import UserMemories
@@ -31,6 +36,7 @@ class _Person:
     db: Database
     name: str
     id: UUID
+    email: str | None
 
 
 @asynccontextmanager
@@ -47,12 +53,13 @@ async def _person(user: str | None, *, writes: bool = False) -> AsyncGenerator[_
                     raise
                 if writes:
                     found = await users.ensure(conn, name)
-        yield _Person(opened.db, name, found.id) if found else None
+        yield _Person(opened.db, name, found.id, found.email) if found else None
 
 
 async def find(user: str | None, *, topic: str | None, archived: bool, limit: int) -> Answer:
     """List what is remembered of a user, or what is in the archive."""
     found: list[Memory] = []
+    upkeep = _Upkeep()
     async with _person(user) as person:
         if person is not None:
             async with tenant(person.db, person.id) as door:
@@ -60,15 +67,69 @@ async def find(user: str | None, *, topic: str | None, archived: bool, limit: in
                     found = await memories.archived(door, limit=limit)
                 else:
                     found = await memories.find(door, topic=topic, limit=limit)
+            upkeep = await _upkeep(person)
     name = user or opening.settings().user
-    document = {"user": name, "archived": archived, "memories": [_document(each) for each in found]}
+    document = {
+        "user": name,
+        "archived": archived,
+        "memories": [_document(each) for each in found],
+        "optimization": upkeep.document(),
+    }
     if archived:
         empty = f"nothing of what was remembered of user {name} has been forgotten, replaced or merged"
     else:
         with_topic = f" with the topic {display.line(topic, 60)}" if topic else ""
         empty = f"nothing{with_topic} is remembered of user {name} (`cirkelline memories add FACT` adds something)"
-    rows = [_row(each) for each in found]
-    return Answer(document, [Table(("id", "memory", "topics", "since", "last used"), rows, empty)])
+    table = Table(("id", "memory", "topics", "since", "last used"), [_row(each) for each in found], empty)
+    said = [] if archived else upkeep.sentences()
+    return Answer(document, [table, *([Text("\n".join(said), apart=True, tone="quiet")] if said else [])])
+
+
+@dataclass(frozen=True, slots=True)
+class _Upkeep:
+    """How far a user's memories have been gone through, and when they will be again by the clock."""
+
+    standing: GoneThrough | None = None
+    schedule: Schedule | None = None
+
+    def document(self) -> dict[str, Any] | None:
+        """Return what a program wants to know; None of somebody who has never been here."""
+        if self.standing is None:
+            return None
+        return {
+            "new": self.standing.new,
+            "run": self.standing.run,
+            "at": self.standing.at,
+            "status": self.standing.status,
+            "every": self.schedule.cron if self.schedule else None,
+            "tz": self.schedule.tz if self.schedule else None,
+            "next": self.schedule.next_at if self.schedule and not self.schedule.paused else None,
+        }
+
+    def sentences(self) -> list[str]:
+        """Return it in words, where there is anything to say."""
+        said: list[str] = []
+        if self.standing is not None and self.standing.run is not None:
+            run = display.short(self.standing.run)
+            said.append(
+                f"{self.standing.new} new since run {run} of memory_optimization, {display.ago(self.standing.at)}"
+                f" (`cirkelline workflows show {run}`)"
+            )
+        if self.schedule is not None:
+            when = "paused" if self.schedule.paused else f"next {display.when(self.schedule.next_at)}"
+            said.append(f"gone through by the clock: {self.schedule.cron} {self.schedule.tz}, {when}")
+        return said
+
+
+async def _upkeep(person: _Person) -> _Upkeep:
+    async with person.db.connection() as conn:
+        agent_id = await records.ready(conn, memory_rounds.LABEL)
+        kept = await schedules.of_user(conn, agent_id, _called(person)) if agent_id else []
+        return _Upkeep(await optimizing.standing(conn, person.id), kept[0] if kept else None)
+
+
+def _called(person: _Person) -> str:
+    return person.email or str(person.id)
 
 
 def _row(each: Memory) -> Sequence[Cell]:
@@ -184,11 +245,7 @@ async def why(reference: str, user: str | None) -> Answer:
             raise UserNotFound(f"nothing is remembered of user {opening.settings().user}, who has never been here")
         async with tenant(person.db, person.id) as door:
             found = await memories.get(door, reference)
-            message: Message | None = None
-            if found.session_id is not None and found.message is not None:
-                position = found.message
-                said = await sessions.messages(door, found.session_id, after=position - 1, until=position)
-                message = said[0] if said else None
+            message = await _message(door, found)
     document = _document(found) | {
         "input": found.input,
         "message": None
@@ -201,6 +258,17 @@ async def why(reference: str, user: str | None) -> Answer:
         },
     }
     return Answer(document, [Facts(_facts(found, message))])
+
+
+async def _message(door: Tenant, found: Memory) -> Message | None:
+    """Return the message that a memory came from: the one on record with it, or the one of the turn that wrote it."""
+    if found.session_id is None:
+        return None
+    if found.message is not None:
+        said = await sessions.messages(door, found.session_id, after=found.message - 1, until=found.message)
+        return said[0] if said else None
+    # A tool's: the turn that called it had no message yet.
+    return await sessions.asked_in(door, found.session_id, found.task_id) if found.task_id is not None else None
 
 
 _CAME: Final = {
@@ -256,3 +324,27 @@ async def optimize(user: str | None, model: str | None, *, wait_for_it: bool, pa
     return await workflows.run(
         "memory_optimization", given, user=name, folder=None, wait_for_it=wait_for_it, patience=patience
     )
+
+
+async def optimize_every(user: str | None, model: str | None, *, cron: str | None, tz: str) -> Answer:
+    """Let a user's memories be gone through by the clock; None of a time ends that."""
+    async with _person(user, writes=cron is not None) as person:
+        if person is None:
+            raise UserNotFound(f"nothing is remembered of user {opening.settings().user}, who has never been here")
+        agent_id = await records.ensure(person.db, memory_rounds.LABEL)
+        name = _called(person)
+        async with person.db.transaction() as conn:
+            if cron is None:
+                ended = await schedules.drop(conn, agent_id, name)
+                said = "are not gone through by the clock any more" if ended else "were not gone through by the clock"
+                return Answer({"user": name, "every": None}, [Text(f"the memories of user {name} {said}")])
+            given = jsonb.dumps(memory_rounds.given(model))
+            kept = await schedules.keep(conn, agent_id, name, cron=cron, tz=tz, given=given)
+            next_at = times.following(cron, tz, kept.since)
+            await schedules.plan(conn, kept, next_at, problem=None)
+    document = {"user": name, "schedule": kept.label, "every": cron, "tz": tz, "model": model, "next": next_at}
+    said = (
+        f"the memories of user {name} are gone through at {cron} {tz} if any is new, next {display.when(next_at)}\n"
+        f"(`cirkelline schedules list` shows it; `cirkelline memories optimize --every never` ends it)"
+    )
+    return Answer(document, [Text(said)])

@@ -8,7 +8,7 @@ import click
 
 from cirkelline.runtime.cli.answers import Work
 from cirkelline.runtime.cli.frame import Group
-from cirkelline.runtime.cli.parameters import ANY_TEXT, DURATION, LIMIT, NAME, Name
+from cirkelline.runtime.cli.parameters import ANY_TEXT, CRON, DURATION, LIMIT, NAME, NEVER, ZONE, Name
 
 _TOPIC: Final = Name(60)
 _user: Final = click.option("--user", type=NAME, help="Whose; by default $CIRKELLINE_USER, or the system's user.")
@@ -92,18 +92,31 @@ def undo(what: str, user: str | None) -> Work:
 @command.add("optimize", example="cirkelline memories optimize --wait")
 @_user
 @click.option("--model", type=NAME, help="The model that decides; without one only exact restatements are merged.")
+@click.option("--every", type=CRON, help="Do it by the clock instead, as five cron fields say; `never` ends that.")
+@click.option("--tz", type=ZONE, help="The time zone of --every, such as Europe/Copenhagen; without it UTC.")
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait for the end, and show what was done.")
 @click.option("--timeout", type=DURATION, help="How long to wait at most, such as 30s or 5m.")
-def optimize(user: str | None, model: str | None, wait_for_it: bool, timeout: float | None) -> Work:
+def optimize(
+    *, user: str | None, model: str | None, every: str | None, tz: str | None, wait_for_it: bool, timeout: float | None
+) -> Work:
     """Go through what is remembered of a user for what is said twice, or is not true any more.
 
     A run of the workflow memory_optimization, which a worker does (`cirkelline up`). What it merges or deletes goes into the
-    archive, and `memories undo RUN` takes all of it back.
+    archive, and `memories undo RUN` takes all of it back. It also begins by itself once much is new ($CIRKELLINE_OPTIMIZE_AFTER).
     """
+    context = click.get_current_context()
     if timeout is not None and not wait_for_it:
-        raise click.UsageError("--timeout goes with --wait", click.get_current_context())
+        raise click.UsageError("--timeout goes with --wait", context)
+    if every is not None and wait_for_it:
+        raise click.UsageError("--wait is for a run that begins now, not for --every", context)
+    if tz is not None and every in {None, NEVER}:
+        raise click.UsageError("--tz goes with a time in --every", context)
+    if model is not None and every == NEVER:
+        raise click.UsageError("--model is for runs, and with --every never there are none", context)
     from cirkelline.runtime.cli.actions import memories
 
+    if every is not None:
+        return memories.optimize_every(user, model, cron=None if every == NEVER else every, tz=tz or "UTC")
     return memories.optimize(user, model, wait_for_it=wait_for_it, patience=timeout)
 
 

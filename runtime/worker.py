@@ -24,7 +24,7 @@ from cirkelline.runtime.holding import Holding, key_of
 from cirkelline.runtime.patience import first_line, until_answered, wait_briefly
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
-from cirkelline.state import claims, parking, routing, wakeups, workers
+from cirkelline.state import claims, parking, routing, transactions, wakeups, workers
 from cirkelline.state.claims import Claim, Finished
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
 from cirkelline.state.transactions import ToolConnections
@@ -486,6 +486,8 @@ class Worker:
             if not await workers.may_take_over(conn, self.id):
                 return
             taken = await claims.take_over(conn)
+            if taken:
+                await transactions.cut_off_dead(conn)
             woken = await parking.expire(conn)
         if woken:
             log.info("tasks.woken", tasks=woken)

@@ -127,7 +127,9 @@ class Load:
         turns = [{"delay": delay, "tool": "note", "arguments": {"n": n}} for n in range(NOTES)]
         for name, cap in AGENTS.items():
             limits = {} if cap is None else {"limits": {"concurrency": cap}}
-            agent = await self.place.agent(name, [*turns, {"text": "done"}], tools=[{"python": "noting:note"}], **limits)
+            agent = await self.place.agent(
+                name, [*turns, {"text": "done"}], tools=[{"python": "noting:note"}], **limits
+            )
             if cap is not None:
                 await self.place.execute("INSERT INTO public.caps VALUES (%s, %s)", agent, cap)
 
@@ -268,4 +270,3 @@ COUNTED: Final[LiteralString] = """
 SELECT sum((s.state -> 'stats' ->> 'completed')::bigint)::bigint, sum((s.state -> 'work' ->> 'noted')::bigint)::bigint
   FROM runtime.agent_states s JOIN runtime.agent_heads h ON h.agent_id = s.agent_id AND h.version = s.version
 """
-

@@ -231,7 +231,9 @@ class Workplace:
                 worker.stop_at_once()
                 await asyncio.wait_for(serving, PATIENCE)
 
-    def daemon(self, name: str = "daemon", environ: dict[str, str] | None = None, **options: Any) -> Daemon:
+    def daemon(
+        self, name: str = "daemon", environ: dict[str, str] | None = None, program: str = UP, **options: Any
+    ) -> Daemon:
         """Start a daemon on this folder."""
         log = self.folder / f"{name}.log"
         given = {
@@ -245,7 +247,9 @@ class Workplace:
             **(environ or {}),
         }
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, "-c", UP], env=given, stdout=out, stderr=out, cwd=self.folder)
+            process = subprocess.Popen(
+                [sys.executable, "-c", program], env=given, stdout=out, stderr=out, cwd=self.folder
+            )
         return Daemon(process, log)
 
 

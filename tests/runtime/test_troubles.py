@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from kills import Crew
+from poison import submit, supervised
 from troubles import KINDS, Load, OwnServer, Troubles, faults
 from workplace import Workplace
 
@@ -47,3 +48,15 @@ async def test_restarts_cut_connections_and_frozen_workers_lose_and_double_nothi
     assert await faults(load) == []
     assert (trouble.restarts, trouble.frozen) == (2, 1)
     assert trouble.cut >= 3
+
+
+async def test_a_task_that_kills_its_workers_takes_no_other_task_with_it(place: Workplace) -> None:
+    crew = Crew(place, 3)
+    poison = await submit(place, 80)
+    try:
+        found = await supervised(place, crew, poison, 80)
+    finally:
+        crew.end()
+    assert (found.task.status, found.task.error) == ("waiting", "its worker died 5 times")
+    assert found.completed == 79
+    assert found.workers_killed == 5

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 from dispatch_place import database, server
-from workplace import Workplace
+from workplace import Daemon, Workplace
 
 from cirkelline.state import migrations, tasks
 from cirkelline.state.connection import Database
@@ -41,7 +41,6 @@ KINDS: dict[str, list[dict[str, Any]]] = {
     "an async tool": [{"tool": "awaits"}, {"text": "done"}],
     "a sync tool": [{"tool": "blocks"}, {"text": "done"}],
 }
-BEGUN = "SELECT count(*) FROM runtime.journal WHERE task_id = %s AND kind IN ('model', 'context')"
 
 
 async def measure(url: str, folder: Path, amount: int, *, listen: bool) -> dict[str, object]:
@@ -58,7 +57,7 @@ async def measure(url: str, folder: Path, amount: int, *, listen: bool) -> dict[
                 )
             await daemon.says("worker.ready")
             for name in KINDS:
-                waits = [await cancelled(place, name.replace(" ", "-")) for _ in range(amount)]
+                waits = [await cancelled(place, daemon, name.replace(" ", "-")) for _ in range(amount)]
                 found[name] = {"median_s": round(statistics.median(waits), 3), "longest_s": round(max(waits), 3)}
         finally:
             daemon.process.kill()
@@ -66,11 +65,9 @@ async def measure(url: str, folder: Path, amount: int, *, listen: bool) -> dict[
     return found
 
 
-async def cancelled(place: Workplace, agent: str) -> float:
+async def cancelled(place: Workplace, daemon: Daemon, agent: str) -> float:
     task_id = await place.submit(agent)
-    await place.running(task_id)
-    while not await place.value(BEGUN, task_id):  # noqa: ASYNC110 - another process writes it
-        await asyncio.sleep(0.02)
+    await daemon.says("task.started", task_id=str(task_id))
     await asyncio.sleep(0.3)  # until the model is asked, or the tool runs
     began = time.monotonic()
     async with place.db.connection() as conn:

@@ -140,6 +140,10 @@ class Settings(BaseSettings):
     keep_versions: Annotated[int, BeforeValidator(fields.integer(0, 1_000_000_000))] = Field(
         default=0, description="How many snapshots of an agent are kept at most; 0 for any number."
     )
+    keep_runs: Annotated[int, BeforeValidator(fields.integer(0, 36_500))] = Field(
+        default=0,
+        description="Days for which records of ended workflow runs are kept, at least as long as their tasks; 0 for ever.",
+    )
     local_threads: Annotated[int, BeforeValidator(fields.integer(1, 256))] | None = Field(
         default=None, description="Threads of the embedded language model; by default chosen for the machine."
     )

@@ -47,6 +47,11 @@ class Holding:
         return self.heeded and bool(self._held) and key_of(model) in self._held
 
     @property
+    def any(self) -> bool:
+        """Whether this worker knows of a held model, which another may have found to work again."""
+        return bool(self._held)
+
+    @property
     def due(self) -> list[str]:
         """The held models that a probe may try now."""
         return [key for key, hold in self._held.items() if hold is not None and hold.due]

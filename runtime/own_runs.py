@@ -180,8 +180,8 @@ class _OneWorkflow(Registry):
         del agent_id
         return self._own.name
 
-    async def refresh(self, *, again: bool = False, tools_changed: bool = False) -> bool:
-        del again, tools_changed
+    async def refresh(self, *, again: bool = False, tools_changed: bool = False, unchecked: bool = True) -> bool:
+        del again, tools_changed, unchecked
         return False
 
     async def get(self, agent_id: UUID, version: int) -> PreparedWorkflow:

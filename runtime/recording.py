@@ -50,7 +50,7 @@ class Recording:
     @asynccontextmanager
     async def transaction(self, *, plain: bool) -> AsyncGenerator[_Transaction]:
         """Open a transaction for a tool."""
-        async with self.connections.begin(plain=plain, user_id=self.user_id) as transaction:
+        async with self.connections.begin(self.fence.worker, plain=plain, user_id=self.user_id) as transaction:
             yield _Transaction(self, transaction)
 
 

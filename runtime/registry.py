@@ -130,13 +130,15 @@ class Registry:
         prepared = self._prepared.get((agent_id, self._current.get(agent_id, 0)))
         return prepared.name if prepared else str(agent_id)
 
-    async def refresh(self, *, again: bool = False, tools_changed: bool = False) -> bool:
+    async def refresh(self, *, again: bool = False, tools_changed: bool = False, unchecked: bool = True) -> bool:
         """Check agents that came by plain SQL, then load what is new; return whether more can be served than before.
 
+        Without `unchecked` none has come, as somebody has just seen.
         With `again` agents that have a problem are checked once more; with `tools_changed` all tools are looked up again.
         """
         async with self._lock:
-            await self._accept(again=again or tools_changed)
+            if again or tools_changed or unchecked:
+                await self._accept(again=again or tools_changed)
             before = set(self.servable)
             async with self._db.connection() as conn:
                 self._current = await agents.runnable(conn)

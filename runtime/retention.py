@@ -31,6 +31,7 @@ class Removed:
 
     tasks: int
     states: int
+    runs: int
 
 
 def ages(settings: Settings) -> Ages:
@@ -40,6 +41,7 @@ def ages(settings: Settings) -> Ages:
         failed=_days(settings.keep_failed),
         states=_days(settings.keep_states),
         versions=settings.keep_versions or None,
+        runs=_days(settings.keep_runs),
     )
 
 
@@ -49,7 +51,11 @@ def _days(number: int) -> timedelta | None:
 
 async def sweep(db: Database, kept: Ages, *, dry: bool = False, batch: int = BATCH) -> Removed:
     """Remove everything that is older than it is kept, unless `dry`; return how much."""
-    return Removed(await _tasks(db, kept, dry=dry, batch=batch), await _states(db, kept, dry=dry, batch=batch))
+    tasks = await _tasks(db, kept, dry=dry, batch=batch)
+    states = await _states(db, kept, dry=dry, batch=batch)
+    return Removed(
+        tasks, states, await _runs(db, kept, dry=dry, batch=batch)
+    )  # those whose tasks have just gone as well
 
 
 async def keep_swept(db: Database, settings: Settings) -> None:
@@ -61,8 +67,8 @@ async def keep_swept(db: Database, settings: Settings) -> None:
         except QueryError as error:
             log.warning("old.not_removed", error=first_line(error))
         else:
-            if removed.tasks or removed.states:
-                log.info("old.removed", tasks=removed.tasks, states=removed.states)
+            if removed.tasks or removed.states or removed.runs:
+                log.info("old.removed", tasks=removed.tasks, states=removed.states, runs=removed.runs)
 
 
 async def _tasks(db: Database, kept: Ages, *, dry: bool, batch: int) -> int:
@@ -93,4 +99,15 @@ async def _states(db: Database, kept: Ages, *, dry: bool, batch: int) -> int:
                 found = await retention.remove_states(conn, agent, kept, batch=_DRY_BATCH if dry else batch, dry=dry)
             removed += found
             more = found == batch and not dry
+    return removed
+
+
+async def _runs(db: Database, kept: Ages, *, dry: bool, batch: int) -> int:
+    removed, more = 0, kept.runs is not None
+    while more:
+        async with db.connection() as conn:
+            found = await retention.remove_runs(conn, kept, batch=_DRY_BATCH if dry else batch, dry=dry)
+        removed += found
+        more = found == batch and not dry
+        await asyncio.sleep(_BREATH if more else 0)
     return removed

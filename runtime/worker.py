@@ -8,6 +8,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID, uuid4
@@ -17,17 +18,28 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import disk, ending, memory_rounds, memory_upkeep, patience, retention, schedules, taking_in
+from cirkelline.runtime import (
+    disk,
+    ending,
+    memory_rounds,
+    memory_upkeep,
+    patience,
+    retention,
+    schedules,
+    taking_in,
+    taking_over,
+)
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
 from cirkelline.runtime.patience import first_line, until_answered, wait_briefly
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import Run, Runner
-from cirkelline.state import claims, parking, routing, wakeups, workers
+from cirkelline.state import claims, routing, upkeep, wakeups, workers
 from cirkelline.state.claims import Claim, Finished
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
 from cirkelline.state.transactions import ToolConnections
+from cirkelline.state.upkeep import Seen
 from cirkelline.state.workers import Beat
 from cirkelline.tools.execution import Executor
 from cirkelline.tools.library import Embedders
@@ -87,6 +99,7 @@ class Worker:
         self._waiting = False
         self._unsure = False
         self._unrouted = True
+        self._seen = Seen()
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -438,17 +451,28 @@ class Worker:
         while True:
             # More often than the poll where leases are short: a dead worker's tasks should not wait for a lazy one.
             await wait_briefly(self._changed, min(self._poll(), self._settings.lease / BEATS_PER_LEASE))
-            for chore in (
-                self._take_over,
-                self._refresh,
-                self._look_at_holds,
-                self._fire_schedules,
-                self._look_for_room,
+            seen = self._seen = await self._look_around()
+            for what, chore, wanted in (
+                ("take_over", self._take_over, seen.lost),
+                ("refresh", self._refresh, True),
+                ("look_at_holds", self._look_at_holds, seen.held or self._holding.any),
+                ("fire_schedules", partial(schedules.fire, self._db), seen.due and self._session is None),
+                ("look_for_room", self._look_for_room, True),
             ):
                 try:
-                    await chore()
+                    if wanted:
+                        await chore()
                 except QueryError as error:
-                    log.warning("worker.poll_failed", at=chore.__name__.strip("_"), error=first_line(error))
+                    log.warning("worker.poll_failed", at=what, error=first_line(error))
+
+    async def _look_around(self) -> Seen:
+        """Ask in one round trip what there is to do; where that fails, each is asked for itself."""
+        try:
+            async with self._db.connection() as conn:
+                return await upkeep.look(conn)
+        except QueryError as error:
+            log.warning("worker.poll_failed", at="look_around", error=first_line(error))
+            return Seen()
 
     async def _refresh(self) -> None:
         """Look at what agents there are, when that has changed or not been looked at for a poll."""
@@ -460,7 +484,9 @@ class Worker:
         self._changed.clear()
         self._tools_changed = False
         try:
-            more = await self._registry.refresh(again=changed, tools_changed=tools_changed)
+            more = await self._registry.refresh(
+                again=changed, tools_changed=tools_changed, unchecked=self._seen.unchecked
+            )
         except QueryError:
             self._tools_changed = tools_changed
             raise
@@ -472,27 +498,14 @@ class Worker:
             if await self._holding.refresh(conn):
                 self._wake.set()
 
-    async def _fire_schedules(self) -> None:
-        if self._session is None:
-            await schedules.fire(self._db)
-
     async def _look_for_room(self) -> None:
         """Look whether tasks can be claimed again that had to wait: for free disk, or for an agent that is able."""
-        if await self._disk.look() or await self._route():
+        if await self._disk.look() or (self._seen.unrouted and await self._route()):
             self._wake.set()
 
     async def _take_over(self) -> None:
-        if self._heartbeat is None or not self._heartbeat.settled:
-            return
-        async with self._db.connection() as conn:
-            if not await workers.may_take_over(conn, self.id):
-                return
-            taken = await claims.take_over(conn)
-            woken = await parking.expire(conn)
-        if woken:
-            log.info("tasks.woken", tasks=woken)
-        if taken:
-            log.warning("tasks.taken_over", tasks=taken)
+        settled = self._heartbeat is not None and self._heartbeat.settled
+        if settled and await taking_over.take_over(self._db, self.id):
             self._wake.set()
 
     def _poll(self) -> float:

@@ -1,4 +1,4 @@
-"""Removing what is old: ended tasks and the snapshots of agents, a small batch at a time."""
+"""Removing what is old: ended tasks, records of workflow runs and the snapshots of agents, a small batch at a time."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Ages:
     failed: timedelta | None
     states: timedelta | None
     versions: int | None
+    runs: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,25 @@ async def remove_states(conn: Conn, agent: UUID, ages: Ages, *, batch: int, dry:
     """Remove up to `batch` old snapshots of an agent; return how many. Its newest one stays."""
     parameters = {"agent": agent, "age": ages.states, "most": ages.versions, "batch": batch, "dry": dry}
     row = await (await conn.execute(REMOVE_STATES, parameters)).fetchone()
+    return int(row[0]) if row else 0
+
+
+REMOVE_RUNS: Final = """
+SELECT runtime.remove_old_runs(%(age)s::interval, %(completed)s::interval, %(failed)s::interval, %(batch)s::integer,
+                               %(dry)s::boolean)
+"""
+
+
+async def remove_runs(conn: Conn, ages: Ages, *, batch: int, dry: bool) -> int:
+    """Remove up to `batch` old records of workflow runs whose tasks are gone; return how many."""
+    parameters = {
+        "age": ages.runs,
+        "completed": ages.completed,
+        "failed": ages.failed,
+        "batch": batch,
+        "dry": dry,
+    }
+    row = await (await conn.execute(REMOVE_RUNS, parameters)).fetchone()
     return int(row[0]) if row else 0
 
 

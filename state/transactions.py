@@ -23,6 +23,7 @@ CONNECTIONS: Final = 16
 PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds before a transaction that met another one is tried again."""
 _THREADS: Final = 4
+_SHORT: Final = 12  # hexadecimal digits of a worker's id; a connection's name has 63 bytes
 _LOCK_WAIT: Final = 5.0  # seconds for a statement that was cut off to notice
 
 PlainConn = psycopg.Connection[Any]
@@ -42,7 +43,7 @@ class RoleUnusable(CirkellineError):
 
 
 def passes(error: BaseException | None) -> bool:
-    """Whether a failure, or one that led to it, is a serialization failure, a deadlock or a lost connection."""
+    """Whether a failure, or one that led to it, is a serialization failure, a deadlock or a lost connection (also one that stood idle)."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -57,7 +58,7 @@ def passes(error: BaseException | None) -> bool:
 def _passes(error: psycopg.Error) -> bool:
     if error.sqlstate is None:
         return isinstance(error, Disconnected)
-    return error.sqlstate in {"40001", "40P01"} or error.sqlstate.startswith(("08", "57P"))
+    return error.sqlstate in {"40001", "40P01", "25P03"} or error.sqlstate.startswith(("08", "57P"))
 
 
 class _Line(Protocol):
@@ -167,7 +168,7 @@ class ToolTransaction:
 
     async def _check(self) -> None:
         try:
-            row = await self._line.run("SELECT current_setting('cirkelline.call', true)")
+            row = await self._line.run(CALLED)
         except psycopg.errors.InFailedSqlTransaction:
             raise TransactionFailed(
                 "a statement of the tool failed and it went on, so nothing of it was kept; where a failure is expected,"
@@ -201,12 +202,12 @@ class ToolConnections:
         await asyncio.to_thread(self._threads.shutdown)
 
     @asynccontextmanager
-    async def begin(self, *, plain: bool, user_id: UUID | None = None) -> AsyncGenerator[ToolTransaction]:
+    async def begin(self, worker: UUID, *, plain: bool, user_id: UUID | None = None) -> AsyncGenerator[ToolTransaction]:
         """Open a transaction on a connection of its own, blocking where `plain`; it is rolled back unless committed.
 
-        Raises: RoleUnusable; psycopg.Error.
+        It is cut off when its worker is declared dead. Raises: RoleUnusable; psycopg.Error.
         """
-        token = uuid4().hex
+        token = f"of {worker.hex[:_SHORT]} {uuid4().hex[: 2 * _SHORT]}"
         async with self._places:
             line = self._idle[plain].pop() if self._idle[plain] else await self._open(plain=plain)
             sound = False
@@ -268,9 +269,31 @@ class ToolConnections:
             await line.close()
 
 
+# With the step its claim is locked, which nobody may take over until the commit: a worker that stands still in between
+# keeps everybody else's dead workers waiting for no longer than this.
+CALLED: Final = """
+SELECT current_setting('cirkelline.call', true), set_config('idle_in_transaction_session_timeout', '3s', true)
+"""
 CUT_OFF: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %(name)s::text
 """
+
+
+CUT_OFF_DEAD: Final = """
+SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
+ WHERE a.datname = current_database() AND a.application_name LIKE 'cirkelline tool of %%' AND NOT EXISTS (
+     SELECT FROM runtime.workers w
+      WHERE split_part(a.application_name, ' ', 4) = left(replace(w.id::text, '-', ''), 12))
+"""
+
+
+async def cut_off_dead(conn: Conn) -> int:
+    """End the tools' transactions of workers that were declared dead; return how many there were.
+
+    Nothing of them could be kept, and one that only stands still, or has lost its network, holds what its tool locked.
+    """
+    row = await (await conn.execute(CUT_OFF_DEAD, {})).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _name(token: str) -> str:

@@ -1,4 +1,4 @@
-"""Dispatch beside its peers: `python tests/bench/dispatch.py drain|enqueue|pickup|recovery|backlog|idle|all`.
+"""Dispatch beside its peers: `python tests/bench/dispatch.py drain|enqueue|pickup|recovery|backlog|idle|endtoend|all`.
 
 Each command measures one thing on ours and on the engines that do the same, in turn on one server with fsync on, and
 prints a table; `--write` puts it into docs/dispatch.md. Works on DATABASE_URL's server, or on an embedded one. The peers
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 import dispatch_backlog
 import dispatch_drain
+import dispatch_endtoend
 import dispatch_tables
 import dispatch_waking
 from dispatch_drain import Shape
@@ -56,6 +57,10 @@ def idle(url: str, given: argparse.Namespace, command: str) -> Table:
     return dispatch_waking.idle(url, seconds=given.seconds, command=command)
 
 
+def endtoend(url: str, given: argparse.Namespace, command: str) -> Table:
+    return dispatch_endtoend.table(url, tasks=given.jobs, lines=given.lines, command=command)
+
+
 COMMANDS: dict[str, Command] = {
     "drain": drain,
     "enqueue": enqueue,
@@ -63,6 +68,7 @@ COMMANDS: dict[str, Command] = {
     "recovery": recovery,
     "backlog": backlog,
     "idle": idle,
+    "endtoend": endtoend,
 }
 
 
@@ -78,6 +84,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--picked", type=int, default=100, help="for `pickup`: tasks of a round")
     parser.add_argument("--patience", type=float, default=45, help="for `recovery`: seconds")
     parser.add_argument("--seconds", type=float, default=30, help="for `idle`")
+    parser.add_argument("--lines", action="store_true", help="for `endtoend`: print the functions that cost most")
     parser.add_argument("--write", action="store_true", help="put the table into docs/dispatch.md")
     return parser
 

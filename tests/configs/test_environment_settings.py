@@ -33,6 +33,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert (found.model_pause, found.free_disk, found.chat_slots) == (1.0, 1000, 0)
     assert (found.optimize_after, found.optimize_model) == (200, None)
     assert (found.keep_completed, found.keep_failed, found.keep_states, found.keep_versions) == (90, 0, 30, 0)
+    assert found.keep_runs == 0
     assert (found.local_threads, found.local_model, found.log_level, found.log_format) == (None, None, "info", "auto")
     assert found.home.is_absolute()
     assert found.home.name == "cirkelline"
@@ -60,6 +61,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
             "CIRKELLINE_KEEP_FAILED": "2",
             "CIRKELLINE_KEEP_STATES": "3",
             "CIRKELLINE_KEEP_VERSIONS": "4",
+            "CIRKELLINE_KEEP_RUNS": "5",
             "CIRKELLINE_LOCAL_THREADS": "2",
             "CIRKELLINE_LOCAL_MODEL": "7",
             "CIRKELLINE_EMBEDDING_THREADS": "3",
@@ -90,6 +92,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
         keep_failed=2,
         keep_states=3,
         keep_versions=4,
+        keep_runs=5,
         local_threads=2,
         local_model="7",
         embedding_threads=3,
@@ -103,7 +106,7 @@ def test_every_variable_sets_its_own_field(tmp_path: Path) -> None:
 
 
 def test_no_field_is_without_a_test_above_and_a_description() -> None:
-    assert len(Settings.model_fields) == 27
+    assert len(Settings.model_fields) == 28
     assert all(variable.description for variable in settings.variables())
 
 

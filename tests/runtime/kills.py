@@ -54,13 +54,17 @@ class Crew:
 
     async def fill(self) -> None:
         """Start what is missing and wait until all are ready."""
+        for daemon in self.start_missing():
+            await daemon.says("worker.ready")
+
+    def start_missing(self) -> list[Daemon]:
+        """Start what is missing, without waiting for it."""
         new = []
-        while len(self.daemons) < self.size:
+        for _ in range(self.size - len(self.daemons)):
             self.started += 1
             new.append(self.place.daemon(f"daemon-{self.started}", self.environ, prelude=self.prelude))
-            self.daemons.append(new[-1])
-        for daemon in new:
-            await daemon.says("worker.ready")
+        self.daemons += new
+        return new
 
     async def kill_holder(self, task_id: UUID) -> None:
         """Kill the daemon that runs a task."""

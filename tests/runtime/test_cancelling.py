@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from workplace import Daemon, Workplace, until
@@ -75,3 +75,92 @@ async def test_a_cancelled_task_whose_worker_died_is_not_run_again(
     async with place.working():
         (task,) = await place.ended(task_id)
     assert (task.status, task.attempt) == ("cancelled", 1)
+
+
+BUSY = """
+import asyncio, pathlib, threading
+from cirkelline.tools import tool
+
+PLACE = pathlib.Path({place!r})
+
+def said(what):
+    with (PLACE / "said").open("a") as file:
+        file.write(what + "\\n")
+
+@tool(effects="idempotent", timeout=None)
+async def patient(ctx: ToolContext) -> str:
+    said("patient began")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        said("patient was stopped")
+
+@tool(effects="idempotent", timeout=None)
+def blocking(ctx: ToolContext) -> str:
+    said("blocking began")
+    while not (PLACE / "go").exists():
+        time.sleep(0.01)
+    said("blocking ended")
+    ctx.state["blocking"] = "was here"
+    return "too late"
+"""
+
+
+def prepare(place: Workplace) -> Callable[[str], Awaitable[object]]:
+    place.tool("busy", BUSY.format(place=str(place.folder)))
+
+    async def is_said(what: str) -> bool:
+        said = place.folder / "said"
+        return said.exists() and what in said.read_text().splitlines()
+
+    return lambda what: until(lambda: is_said(what), what)
+
+
+async def test_another_process_cancels_an_async_tool_which_may_clean_up(
+    place: Workplace, start: Callable[..., Daemon]
+) -> None:
+    said = prepare(place)
+    await place.agent("helper", [{"tool": "patient"}, {"text": "done"}], tools=[{"python": "busy:patient"}])
+    await start().says("worker.ready")
+    task_id = await place.submit("helper")
+    await said("patient began")
+    assert await cancel(place, task_id) == "asked"
+    (task,) = await place.ended(task_id)
+    assert (task.status, task.attempt) == ("cancelled", 1)
+    await said("patient was stopped")
+
+
+async def test_another_process_cancels_a_sync_tool_whose_thread_goes_on_and_whose_result_is_discarded(
+    place: Workplace, start: Callable[..., Daemon]
+) -> None:
+    said = prepare(place)
+    await place.agent("helper", [{"tool": "blocking"}, {"text": "done"}], tools=[{"python": "busy:blocking"}])
+    daemon = start()
+    await daemon.says("worker.ready")
+    task_id = await place.submit("helper")
+    await said("blocking began")
+    assert await cancel(place, task_id) == "asked"
+    (task,) = await place.ended(task_id)
+    assert task.status == "cancelled"
+    # A thread cannot be stopped: it keeps its place among the worker's threads until it ends.
+    assert (await daemon.says("tool.abandoned"))["busy"] == 1
+    assert "blocking ended" not in (place.folder / "said").read_text()
+    (place.folder / "go").touch()
+    await said("blocking ended")
+    await daemon.says("tool.ended_late")
+    assert await place.task(task_id) == task
+    assert await place.value("SELECT count(*) FROM runtime.agent_states") == 0
+    assert await place.value("SELECT count(*) FROM runtime.journal WHERE kind = 'tool' AND output IS NOT NULL") == 0
+
+
+async def test_another_process_cancels_a_task_whose_model_has_said_nothing_yet(
+    place: Workplace, start: Callable[..., Daemon]
+) -> None:
+    await place.agent("helper", [{"text": "at last", "delay": "60s"}])
+    daemon = start()
+    await daemon.says("worker.ready")
+    task_id = await place.submit("helper")
+    await daemon.says("task.started", task_id=str(task_id))
+    assert await cancel(place, task_id) == "asked"
+    (task,) = await place.ended(task_id)
+    assert (task.status, task.result["error"]["type"]) == ("cancelled", "Cancelled")

@@ -66,6 +66,66 @@ async def test_what_was_said_outlives_the_task(place: Workplace) -> None:
     assert await place.value("SELECT count(*) FROM runtime.journal") == 0
 
 
+async def a_run(place: Workplace, days: int, status: str = "completed") -> UUID:
+    """A workflow's run that ended so many days ago."""
+    await place.execute(
+        "INSERT INTO runtime.agents (name, type, handle) SELECT 'nightly', 'workflow', 'workflow:nightly'"
+        " WHERE NOT EXISTS (SELECT FROM runtime.agents WHERE handle = 'workflow:nightly')"
+    )
+    ((run,),) = await place.rows(
+        "INSERT INTO runtime.tasks (agent_id, task_type, status, payload, completed_at)"
+        " SELECT id, 'workflow', %s, '{}', now() AT TIME ZONE 'UTC' - %s::interval"
+        " FROM runtime.agents WHERE handle = 'workflow:nightly' RETURNING id",
+        status,
+        f"{days} days",
+    )
+    await place.execute(AGE, f"{days} days", f"{days} days", run)
+    return UUID(str(run))
+
+
+async def runs(place: Workplace) -> set[str]:
+    return {row[0] for row in await place.rows("SELECT run_id FROM ai.workflow_runs")}
+
+
+RUNS = Ages(completed=90 * DAY, failed=None, states=None, versions=None, runs=120 * DAY)
+
+
+async def test_records_of_runs_go_after_their_time_and_never_before_their_tasks(place: Workplace) -> None:
+    old, younger, failed = await a_run(place, 200), await a_run(place, 100), await a_run(place, 300, "failed")
+    waiting = await a_run(place, 400, "waiting")
+    never = Ages(completed=90 * DAY, failed=None, states=None, versions=None)
+    dry = await retention.sweep(place.db, RUNS, dry=True)
+    assert (dry.tasks, dry.runs, len(await runs(place))) == (2, 1, 4)
+    assert await retention.sweep(place.db, never) == retention.Removed(tasks=2, states=0, runs=0)
+    assert await runs(place) == {str(each) for each in (old, younger, failed, waiting)}
+    assert (await retention.sweep(place.db, RUNS)).runs == 1
+    assert await runs(place) == {str(each) for each in (younger, failed, waiting)}
+
+
+async def test_a_parents_record_outlives_its_unfinished_children(place: Workplace) -> None:
+    parent, child = await a_run(place, 200), await a_run(place, 200, "waiting")
+    await place.execute("UPDATE runtime.tasks SET parent = %s WHERE id = %s", parent, child)
+    assert (await retention.sweep(place.db, RUNS, dry=True)).runs == 0
+    assert (await retention.sweep(place.db, RUNS)).runs == 0
+    await place.execute("UPDATE runtime.tasks SET status = 'completed' WHERE id = %s", child)
+    await place.execute("UPDATE ai.workflow_runs SET completed_at = now() AT TIME ZONE 'UTC' - interval '200 days'")
+    assert (await retention.sweep(place.db, RUNS, dry=True)).runs == 2
+    assert (await retention.sweep(place.db, RUNS)).runs == 2
+
+
+async def test_records_that_other_programs_wrote_stay_whatever_they_are_called(place: Workplace) -> None:
+    run = await a_run(place, 200)
+    await place.execute("DELETE FROM runtime.tasks")
+    await place.execute(
+        "INSERT INTO ai.workflow_runs (run_id, workflow_name, status, completed_at) SELECT id, 'theirs', 'COMPLETED',"
+        " now() AT TIME ZONE 'UTC' - interval '9 years' FROM unnest(ARRAY['night', gen_random_uuid()::text]) id"
+    )
+    assert str(run) in await runs(place)
+    assert (await retention.sweep(place.db, RUNS, batch=1)).runs == 1
+    assert len(await runs(place)) == 2
+    assert str(run) not in await runs(place)
+
+
 async def states(place: Workplace, *ages: int) -> None:
     """Snapshots of one agent, the version's place telling its age in days."""
     agent = await place.agent("helper", [{"text": "hi"}])

@@ -126,6 +126,42 @@ async def test_a_daemon_that_was_frozen_and_thought_dead_cannot_overwrite_what_i
     assert await place.task(task_id) == task
 
 
+TAKE = """
+import asyncio, os, pathlib
+from cirkelline.tools import tool
+
+@tool(effects="transactional")
+async def take(ctx: ToolContext) -> str:
+    await ctx.connection.execute("UPDATE public.stock SET pieces = pieces - 1")
+    pathlib.Path(f"asked-{os.getpid()}").touch()
+    while not pathlib.Path("go").exists():
+        await asyncio.sleep(0.01)
+    return str(os.getpid())
+"""
+
+
+async def test_what_a_frozen_workers_tool_had_locked_does_not_keep_its_heir_waiting(
+    place: Workplace, start: Start
+) -> None:
+    await place.execute("CREATE TABLE public.stock AS SELECT 10 AS pieces")
+    place.tool("take", TAKE)
+    await place.agent("taker", [{"tool": "take"}, {"text": "{{last_tool}}"}], tools=[{"python": "take:take"}])
+    frozen = start("frozen")
+    await frozen.says("worker.ready")
+    task_id = await place.submit("taker")
+    await is_asked(place, frozen)
+    heir = start("heir")
+    await heir.says("worker.ready")
+    frozen.signal(signal.SIGSTOP)
+    await is_asked(place, heir)  # its update had to wait for the frozen one's lock
+    frozen.signal(signal.SIGCONT)
+    await frozen.says("worker.declared_dead")
+    (place.folder / "go").touch()
+    (task,) = await place.ended(task_id)
+    assert (task.result["output"], task.attempt) == (str(heir.process.pid), 2)
+    assert await place.value("SELECT pieces FROM public.stock") == 9
+
+
 async def is_asked(place: Workplace, daemon: Daemon) -> None:
     """Wait until the daemon's tool runs."""
 

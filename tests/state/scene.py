@@ -44,6 +44,11 @@ async def die(conn: Conn, identity: UUID) -> None:
     await conn.execute("UPDATE runtime.workers SET seen = now() - lease * 2 WHERE id = %s", [identity])
 
 
+async def time_passes(conn: Conn) -> None:
+    """Let the time have come that tasks wait for."""
+    await conn.execute("UPDATE runtime.tasks SET run_at = now() WHERE run_at > now()")
+
+
 async def submit(conn: Conn, agent_id: UUID, amount: int = 1) -> list[UUID]:
     """Put tasks in line with one statement; return their ids in order."""
     statement = """

@@ -237,10 +237,16 @@ class Dispatch(RuleBasedStateMachine):
         for task in held:
             progress = "SELECT count(*) FROM runtime.journal WHERE task_id = %s AND attempt = %s AND output IS NOT NULL"
             task.deaths = 1 if self.rows(progress, task.id, task.attempt) != [0] else task.deaths + 1
-            if task.deaths < claims.DEATHS_ALLOWED or task.asked:
-                self.model.given_back(task)
-            else:
+        begun_last = "SELECT id FROM runtime.tasks WHERE id = ANY (%s) ORDER BY started_at DESC, id DESC LIMIT 1"
+        hopeless = [task.id for task in held if task.deaths >= claims.DEATHS_ALLOWED]
+        charged = self.rows(begun_last, hopeless)
+        for task in held:
+            if task.id in charged and not task.asked:
                 task.status, task.holder = "waiting", None
+            else:
+                task.deaths = min(task.deaths, claims.DEATHS_ALLOWED - 1)
+                self.model.given_back(task)
+        self.run(scene.time_passes(self.conn))
         self.model.workers.remove(dead)
         if not self.model.workers:
             self.join()

@@ -73,6 +73,7 @@ async def dead_five_times(conn: Conn) -> tuple[UUID, UUID]:
         assert (await scene.claim_one(conn, owner, agent)).attempt == death
         await scene.die(conn, owner)
         assert await take_over(conn) == 1
+        await scene.time_passes(conn)
     return agent, task_id
 
 
@@ -369,6 +370,7 @@ async def test_everybody_doing_everything_to_the_same_tasks_meets_no_deadlock(da
             for seed in range(everybody):
                 group.create_task(busy(seed))
         owner = await scene.worker(conn)
+        await scene.time_passes(conn)
         while held := await claims.claim(conn, owner, made, slots=50):
             await scene.finish(conn, owner, *map(scene.ended, held))
         ended = """
@@ -467,3 +469,21 @@ async def test_a_truncate_waits_for_a_claim_and_neither_for_the_other(conn: Conn
         await emptying
     assert await scene.rows(conn, "SELECT task_id FROM runtime.queue") == []
     assert await take_over(conn) == 0
+
+
+async def test_of_tasks_that_died_together_five_times_only_the_one_that_began_last_is_parked(conn: Conn) -> None:
+    agent = await scene.agent(conn)
+    tasks_ = await scene.submit(conn, agent, 3)
+    for death in range(claims.DEATHS_ALLOWED):
+        owner = await scene.worker(conn)
+        assert len(await claims.claim(conn, owner, [agent], slots=3)) == 3
+        await conn.execute("UPDATE runtime.tasks SET started_at = now() - interval '1 h' WHERE id <> %s", [tasks_[1]])
+        await scene.die(conn, owner)
+        assert await claims.take_over(conn) == 3
+        later = await scene.rows(conn, "SELECT count(*) FROM runtime.queue WHERE run_at > now()")
+        assert later == [0 if death == 0 else 2 if death == claims.DEATHS_ALLOWED - 1 else 3]
+        await scene.time_passes(conn)
+    parked = await scene.rows(conn, "SELECT id FROM runtime.tasks WHERE status = 'waiting'")
+    assert parked == [tasks_[1]]
+    owner = await scene.worker(conn)
+    assert {claim.id for claim in await claims.claim(conn, owner, [agent], slots=3)} == {tasks_[0], tasks_[2]}

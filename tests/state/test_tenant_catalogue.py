@@ -29,6 +29,7 @@ CLOSED = {
     "runtime.unrouted": "the line of tasks that have no agent yet, which workers read",
     "runtime.claims": "which worker has which task",
     "runtime.workers": "which session's chat a worker serves",
+    "runtime.workflow_records": "which records are ours, for whoever removes old ones",
     "runtime.line": "a view of the queue",
     "runtime.reindexed": "embeddings that wait for the rest of a reindexing, an operator's work",
 }

@@ -102,6 +102,7 @@ async def test_a_run_of_a_dead_worker_is_in_line_again_at_its_step_until_the_fif
         await journal.write(conn, fence, [step(1, "fetch")])
         await scene.die(conn, fence.worker)
         await claims.take_over(conn)
+        await scene.time_passes(conn)
         if death < claims.DEATHS_ALLOWED - 1:
             assert (await run(conn, run_id))[:3] == ("PENDING", "fetch", [])
     assert (await tasks.get(conn, run_id)).status == "waiting"

@@ -11,8 +11,11 @@ async def sweep(*, dry: bool) -> Answer:
     """Remove what is older than it is kept, or say what would be."""
     async with opening.database() as opened:
         removed = await retention.sweep(opened.db, retention.ages(opened.settings), dry=dry)
-    what = f"{display.count(removed.tasks, 'task')} and {display.count(removed.states, 'snapshot')}"
+    what = (
+        f"{display.count(removed.tasks, 'task')}, {display.count(removed.states, 'snapshot')} and"
+        f" {display.count(removed.runs, 'workflow run')}"
+    )
     return Answer(
-        {"dry_run": dry, "tasks": removed.tasks, "states": removed.states},
+        {"dry_run": dry, "tasks": removed.tasks, "states": removed.states, "runs": removed.runs},
         [Text(f"{what} {'would be' if dry else 'were'} removed")],
     )

@@ -79,7 +79,8 @@ CREATE OR REPLACE TRIGGER queue_changed
 -- connection remembers, for each priority the agent and for each agent the person that came last (`cirkelline.turns`):
 -- nobody else has to know it, and if it is lost they begin anywhere.
 --
--- Sorts are off, as `queue_turns` has every order that is asked for: no plan may read a line to find its beginning.
+-- Sorts are off, as `queue_turns` has every order that is asked for: no plan may read a line to find its beginning. And what
+-- is planned is kept: a lookup is one whatever is looked up, and to plan these statements takes longer than to run them.
 CREATE OR REPLACE FUNCTION runtime.claim_tasks(
     claimer UUID, agents UUID[], slots INTEGER, only_session UUID DEFAULT NULL
 ) RETURNS TABLE (
@@ -87,7 +88,7 @@ CREATE OR REPLACE FUNCTION runtime.claim_tasks(
     definition_version INTEGER
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off
-SET enable_incremental_sort = off AS $$
+SET enable_incremental_sort = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     last_id CONSTANT UUID := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
@@ -128,7 +129,7 @@ BEGIN
             SELECT d.task_id FROM runtime.queue d WHERE d.run_at <= clock_timestamp()
              ORDER BY d.run_at LIMIT 1000 FOR UPDATE SKIP LOCKED));
     END IF;
-    served := ARRAY(SELECT DISTINCT a.listed FROM unnest(agents) AS a (listed) WHERE a.listed IS NOT NULL ORDER BY 1);
+    served := ARRAY(SELECT a.listed FROM unnest(agents) AS a (listed) WHERE a.listed IS NOT NULL ORDER BY a.listed);
 
     WHILE wanted > 0 AND cardinality(served) > 0 LOOP
         IF only_session IS NOT NULL THEN
@@ -155,25 +156,27 @@ BEGIN
             -- persons' behind that. From one agent in line to the next one that is served here is one step in the index,
             -- however long the line between them.
             WITH RECURSIVE turn AS (
-                SELECT 0 AS n, latest AS agent_id, past_end AS is_over
+                SELECT 0 AS n, latest AS agent_id, last_id AS person, past_end AS is_over
                  UNION ALL
-                SELECT t.n + 1, next.agent_id, next.is_over
+                SELECT t.n + 1, next.agent_id, next.person, next.is_over
                   FROM turn t
                  CROSS JOIN LATERAL (
-                     (SELECT q.agent_id, t.is_over FROM runtime.queue q
+                     (SELECT q.agent_id, q.person, t.is_over FROM runtime.queue q
                        WHERE q.run_at IS NULL AND q.priority = level
                          AND q.agent_id >= served[width_bucket(t.agent_id, served) + 1]
                        ORDER BY q.agent_id, q.person, q.sequence LIMIT 1)
                       UNION ALL
-                     (SELECT q.agent_id, TRUE FROM runtime.queue q
+                     (SELECT q.agent_id, q.person, TRUE FROM runtime.queue q
                        WHERE NOT t.is_over AND q.run_at IS NULL AND q.priority = level AND q.agent_id >= served[1]
                        ORDER BY q.agent_id, q.person, q.sequence LIMIT 1)
                       LIMIT 1) next
                  WHERE NOT next.is_over OR next.agent_id <= begun
-            ), line AS (
-                SELECT 0 AS n, a.agent_id, a.is_over, a.version, a.places, a.latest AS person, a.latest, FALSE AS is_around
-                  FROM (SELECT t.agent_id, t.is_over, room.version, room.places,
-                               coalesce((turns ->> (level || ' ' || t.agent_id))::uuid, anywhere) AS latest
+            ), line AS (  -- where the first person is the last possible one, that is its only line
+                SELECT (a.first = last_id)::integer AS n, a.agent_id, a.is_over, a.version, a.places,
+                       a.latest AS person, a.latest, a.first = last_id AS is_around
+                  FROM (SELECT t.agent_id, t.is_over, t.person AS first, room.version, room.places,
+                               CASE WHEN t.person = last_id THEN last_id
+                                    ELSE coalesce((turns ->> (level || ' ' || t.agent_id))::uuid, anywhere) END AS latest
                           FROM turn t
                          CROSS JOIN LATERAL runtime.room(t.agent_id) room
                          WHERE t.n > 0 AND t.agent_id = served[width_bucket(t.agent_id, served)]
@@ -193,7 +196,7 @@ BEGIN
                          AND q.person <= l.latest
                        ORDER BY q.person, q.sequence LIMIT 1)
                       LIMIT 1) next
-                 WHERE l.places IS NULL OR l.n < l.places
+                 WHERE (l.places IS NULL OR l.n < l.places) AND (l.person < l.latest OR NOT l.is_around)
             )
             SELECT array_agg(l.agent_id), array_agg(l.person), array_agg(l.version), array_agg(l.places),
                    count(*) FILTER (WHERE l.n = 1) < wanted, past_end OR coalesce(bool_or(l.is_over), FALSE)
@@ -295,3 +298,6 @@ BEGIN
     PERFORM set_config('cirkelline.turns', turns::text, FALSE);
 END
 $$;
+
+-- The same for what goes along with it.
+ALTER FUNCTION runtime.finish_tasks(UUID, JSONB, INTEGER) SET plan_cache_mode = force_generic_plan;

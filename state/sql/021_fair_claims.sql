@@ -101,6 +101,7 @@ DECLARE
     latest UUID;      -- up to which agent it has come
     past_end BOOLEAN; -- whether that was behind the last agent, at the first again
     is_round BOOLEAN; -- whether it has been at all of them
+    is_plain BOOLEAN; -- whether each of these agents has but one line
     gained INTEGER;   -- what it has brought so far
     taken INTEGER;
     known BOOLEAN;
@@ -199,8 +200,9 @@ BEGIN
                  WHERE (l.places IS NULL OR l.n < l.places) AND (l.person < l.latest OR NOT l.is_around)
             )
             SELECT array_agg(l.agent_id), array_agg(l.person), array_agg(l.version), array_agg(l.places),
-                   count(*) FILTER (WHERE l.n = 1) < wanted, past_end OR coalesce(bool_or(l.is_over), FALSE)
-              INTO line_agents, line_persons, line_versions, line_places, is_round, past_end
+                   count(*) FILTER (WHERE l.n = 1) < wanted, past_end OR coalesce(bool_or(l.is_over), FALSE),
+                   bool_and(l.n = 1 AND l.person = last_id AND l.latest = last_id)
+              INTO line_agents, line_persons, line_versions, line_places, is_round, past_end, is_plain
               FROM (SELECT * FROM line l WHERE l.n > 0 LIMIT wanted) l;
 
             -- What neither a cap nor a session limits is locked while its line is walked, and what somebody else holds is
@@ -271,7 +273,7 @@ BEGIN
             ends := 1 + (wanted - 1) % cardinality(line_agents);
             latest := line_agents[ends];
             turns := turns || jsonb_build_object(level::text, latest);
-            IF last_id <> ANY (line_persons) THEN
+            IF NOT is_plain THEN
                 turns := turns || (
                     SELECT jsonb_object_agg(level || ' ' || n.agent_id, n.person ORDER BY n.place <= ends, n.place)
                       FROM unnest(line_agents, line_persons) WITH ORDINALITY AS n (agent_id, person, place));

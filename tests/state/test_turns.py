@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 import scene
 
-from cirkelline.state import agents, claims, tasks, users
+from cirkelline.state import agents, claims, standing, users
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Conn, Database
 
@@ -234,9 +234,10 @@ async def test_nobody_is_passed_over_by_four_workers_beside_each_other(database_
 
 
 async def test_a_task_says_how_many_of_its_own_line_go_first(conn: Conn) -> None:
-    agent, owner = await scene.agent(conn), await scene.worker(conn)
+    agent = await scene.agent(conn)
     busy, other = await people(conn, 2)
-    await submit(conn, agent, 40, user=busy)
+    *_, last = await submit(conn, agent, 40, user=busy)
     (late,) = await submit(conn, agent, user=other)
-    await claims.claim(conn, owner, [agent], slots=2)
-    assert (await tasks.get(conn, late)).status == "running"
+    await submit(conn, agent, 2, user=other, priority=1)
+    ahead = [place.ahead for task in (last, late) if (place := await standing.of(conn, task))]
+    assert ahead == [41, 2]

@@ -14,13 +14,13 @@ UPDATE runtime.queue q SET person = runtime.whose(t.user_id, t.session_id)
  WHERE t.id = q.task_id AND q.person <> runtime.whose(t.user_id, t.session_id);
 CREATE INDEX IF NOT EXISTS queue_turns ON runtime.queue (priority DESC, agent_id, person, sequence) WHERE run_at IS NULL;
 
-CREATE OR REPLACE VIEW runtime.line AS
-SELECT q.task_id, q.agent_id, q.session_id, q.beside, q.priority, q.sequence,
+-- What is due, and whose it is.
+CREATE OR REPLACE VIEW runtime.lines AS
+SELECT q.task_id, q.agent_id, q.person, q.priority, q.sequence, q.session_id,
        q.session_id IS NULL OR (
            q.sequence = (SELECT min(e.sequence) FROM runtime.queue e WHERE e.session_id = q.session_id)
            AND (SELECT count(*) FROM runtime.claims c WHERE c.session_id = q.session_id) = 0
-       ) AS has_turn,
-       q.person
+       ) AS has_turn
   FROM runtime.queue q WHERE q.run_at IS NULL;
 
 -- As in 003, and each task in its person's line.
@@ -215,7 +215,7 @@ BEGIN
                            WITH ORDINALITY AS n (agent_id, person, version, places, place)
                      CROSS JOIN LATERAL (
                          SELECT l.task_id, l.session_id, free.id AS held
-                           FROM (SELECT * FROM runtime.line l
+                           FROM (SELECT * FROM runtime.lines l
                                   WHERE l.priority = level AND l.agent_id = n.agent_id
                                     AND l.person >= n.person AND l.person <= n.person
                                   ORDER BY l.person, l.sequence LIMIT 2000) l

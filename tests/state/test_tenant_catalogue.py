@@ -30,6 +30,7 @@ CLOSED = {
     "runtime.claims": "which worker has which task",
     "runtime.workers": "which session's chat a worker serves",
     "runtime.line": "a view of the queue",
+    "runtime.lines": "another view of the queue",
     "runtime.reindexed": "embeddings that wait for the rest of a reindexing, an operator's work",
 }
 

@@ -36,7 +36,9 @@ class Standing:
 STANDING: Final = """
 SELECT q.task_id IS NOT NULL AS queued, q.run_at, coalesce(q.run_at > clock_timestamp(), FALSE) AS later,
        (SELECT count(*) FROM runtime.queue o
-         WHERE o.agent_id = q.agent_id AND (o.priority, -o.sequence) > (q.priority, -q.sequence))::integer AS ahead,
+         WHERE o.agent_id = q.agent_id
+           AND (o.priority > q.priority
+                OR o.priority = q.priority AND o.person = q.person AND o.sequence < q.sequence))::integer AS ahead,
        coalesce(
            (SELECT c.task_id FROM runtime.claims c
              WHERE c.session_id = t.session_id AND c.task_id <> t.id LIMIT 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class Agent:
     paused: bool = False
     increments: int = 0
     versions: int = 0
+    passed: dict[int, Counter[int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,18 +66,34 @@ class Model:
     def running(self, agent: int | None = None) -> list[Task]:
         return [task for task in self.tasks if task.status == "running" and agent in {None, task.agent}]
 
+    def line(self, agent: int) -> list[Task]:
+        """What an agent has in line, in the order in which it runs."""
+        pending = [task for task in self.tasks if task.status == "pending" and task.agent == agent]
+        return sorted(pending, key=lambda task: (-task.priority, task.place))
+
+    def room(self, agent: Agent) -> int:
+        number = self.agents.index(agent)
+        return 0 if agent.paused else 99 if agent.cap is None else agent.cap - len(self.running(number))
+
     def next(self, slots: int) -> list[Task]:
-        """What a claim has to take: the best first, as far as each agent has room."""
-        room = [
-            0 if agent.paused else 99 if agent.cap is None else agent.cap - len(self.running(number))
-            for number, agent in enumerate(self.agents)
-        ]
-        taken = []
-        for task in sorted(self.tasks, key=lambda task: (-task.priority, task.place)):
-            if task.status == "pending" and room[task.agent] > 0 and len(taken) < slots:
-                room[task.agent] -= 1
-                taken.append(task)
-        return taken
+        """What a claim may take: the best first, as far as each agent has room; which of equals is a matter of turns."""
+        runnable = [task for n, agent in enumerate(self.agents) for task in self.line(n)[: max(self.room(agent), 0)]]
+        return sorted(runnable, key=lambda task: -task.priority)[:slots]
+
+    def take_turns(self, taken: list[Task]) -> None:
+        """Of those that could have run, none is passed over twice for the same other one."""
+        priority = min((task.priority for task in taken), default=0)
+        last = Counter(task.agent for task in taken if task.priority == priority)
+        for number, agent in enumerate(self.agents):
+            runnable = self.line(number)[: max(self.room(agent), 0)]
+            could = any(task.priority == priority for task in runnable)
+            if last and (number in last or not could):
+                agent.passed.pop(priority, None)
+            elif could:
+                agent.passed.setdefault(priority, Counter()).update(last)
+                assert max(agent.passed[priority].values(), default=0) <= 1
+            for other in [other for other in agent.passed if not any(task.priority == other for task in runnable)]:
+                del agent.passed[other]  # it cannot run at all just now
 
     def ended(self, task: Task, status: str) -> None:
         if task.holder and task.claim:
@@ -133,12 +151,17 @@ class Dispatch(RuleBasedStateMachine):
     @rule(data=st.data(), slots=st.integers(0, 4))
     def claim(self, data: st.DataObject, slots: int) -> None:
         owner = self.worker(data)
-        expected = self.model.next(slots)
         everybody = [agent.id for agent in self.model.agents]
-        taken = self.run(claims.claim(self.conn, owner, everybody, slots=slots))
-        assert {claim.id for claim in taken} == {task.id for task in expected}
-        for task in expected:
-            task.claim = next(claim for claim in taken if claim.id == task.id)
+        taken = {claim.id: claim for claim in self.run(claims.claim(self.conn, owner, everybody, slots=slots))}
+        started = [task for task in self.model.tasks if task.id in taken]
+        best = sorted(-task.priority for task in self.model.next(slots))
+        assert sorted(-task.priority for task in started) == best
+        for number in range(len(everybody)):
+            its = {task.id for task in started if task.agent == number}
+            assert its == {task.id for task in self.model.line(number)[: len(its)]}
+        self.model.take_turns(started)
+        for task in started:
+            task.claim = taken[task.id]
             task.status, task.holder, task.attempt = "running", owner, task.attempt + 1
             assert task.claim.attempt == task.attempt
 

@@ -31,6 +31,7 @@ CLOSED = {
     "runtime.workers": "which session's chat a worker serves",
     "runtime.workflow_records": "which records are ours, for whoever removes old ones",
     "runtime.line": "a view of the queue",
+    "runtime.lines": "another view of the queue",
     "runtime.reindexed": "embeddings that wait for the rest of a reindexing, an operator's work",
 }
 

@@ -18,17 +18,7 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import (
-    disk,
-    ending,
-    memory_rounds,
-    memory_upkeep,
-    patience,
-    retention,
-    schedules,
-    taking_in,
-    taking_over,
-)
+from cirkelline.runtime import background, disk, ending, patience, schedules, taking_over
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
@@ -435,16 +425,8 @@ class Worker:
 
     def _jobs(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What this worker does beside its tasks, until it leaves; each of these goes on for ever."""
-        jobs = {"house": self._keep_house(), "knowledge": taking_in.take_in(self._db)}
-        if self._listens:
-            jobs["listen"] = self._listen()
-        if self._embedders is not None:
-            jobs["memories"] = memory_upkeep.keep_up(self._db, self._embedders)
-        if self._session is None:
-            jobs["retention"] = retention.keep_swept(self._db, self._settings)
-            if self._settings.optimize_after:
-                jobs["rounds"] = memory_rounds.keep_begun(self._db, self._settings)
-        return jobs
+        jobs = background.jobs(self._db, self._settings, self._embedders, whole=self._session is None)
+        return jobs | {"house": self._keep_house()} | ({"listen": self._listen()} if self._listens else {})
 
     async def _keep_house(self) -> None:
         """Do what cannot wait, at every poll; what one of these fails at keeps none of the others from being done."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from cirkelline.configs import errors
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+NOTED: Final = "[noted]"
+"""What stands as the answer to a note of ours among the messages, as providers want turns that alternate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cirkelline.agents import local_actions
-from cirkelline.agents.chat_model import ChatMessage, ToolCall, ToolSchema
+from cirkelline.agents.chat_model import NOTED, ChatMessage, ToolCall, ToolSchema
 from cirkelline.agents.local_answer import Call
 
 CALLS_PER_TURN: Final = 8
@@ -36,7 +36,7 @@ def to_decide(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> T
     """Return the messages that ask for the next action: what was said and done so far as actions, in JSON."""
     reply = reply_action(tools)
     told = _instructions(messages, local_actions.described(tools, reply))
-    for message in messages:
+    for message in _said(messages):
         match message.role:
             case "assistant":
                 for action in _actions(message, reply):
@@ -55,7 +55,8 @@ def to_reply(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> To
     """Return the messages that ask for a reply in plain words: what the tools found stands under the user's question."""
     able = ", ".join(tool.name.replace("_", " ") for tool in tools)
     told = _instructions(messages, f"Besides talking you can: {able}." if able else "")
-    for message, following in itertools.zip_longest(messages, messages[1:]):
+    said = _said(messages)
+    for message, following in itertools.zip_longest(said, said[1:]):
         if message.role == "tool":
             _tell(told, "user", _result(message))
             if following is None or following.role != "tool":
@@ -76,6 +77,11 @@ def turn(messages: Sequence[ChatMessage]) -> tuple[ToolCall, ...]:
 def is_repeated(call: Call, calls: Sequence[ToolCall]) -> bool:
     """Tell whether a model asks for what it has already been given in this turn."""
     return any(call.name == made.name and call.arguments == _parsed(made.arguments) for made in calls)
+
+
+def _said(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Leave out what answers our notes, which a small model takes for a manner of speaking: a note opens the next message."""
+    return [message for message in messages if message.role != "assistant" or message.content != NOTED]
 
 
 def _parsed(arguments: str) -> object:

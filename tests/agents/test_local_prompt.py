@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from cirkelline.agents import local_actions, local_prompt
-from cirkelline.agents.chat_model import ChatMessage, ToolCall, ToolSchema
+from cirkelline.agents.chat_model import NOTED, ChatMessage, ToolCall, ToolSchema
 from cirkelline.agents.local_answer import Call
 
 
@@ -110,6 +110,15 @@ def test_what_was_told_once_is_told_the_same_way_later(asked: Callable[..., loca
     # Else the engine reads the whole conversation again at every turn.
     before, after = asked(TWO_TURNS[:3], [ADD]), asked(TWO_TURNS, [ADD])
     assert after[: len(before)] == before
+
+
+@pytest.mark.parametrize("asked", [local_prompt.to_decide, local_prompt.to_reply])
+def test_what_answers_a_note_of_ours_is_not_shown_as_a_manner_of_speaking(
+    asked: Callable[..., local_prompt.Told],
+) -> None:
+    note = [ChatMessage("user", "Lives in Aarhus"), ChatMessage("assistant", NOTED)]
+    (_, told) = asked([*note, USER], [ADD])
+    assert told == {"role": "user", "content": "Lives in Aarhus\n\nHow much?"}
 
 
 @pytest.mark.parametrize("asked", [local_prompt.to_decide, local_prompt.to_reply])

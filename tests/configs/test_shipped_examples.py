@@ -15,10 +15,11 @@ LOADED = loading.load([EXAMPLES], {})
 VALIDATOR = jsonschema.Draft202012Validator(json_schema.agent_json_schema())
 
 
-def test_the_examples_are_five_agents_without_a_fault() -> None:
+def test_the_examples_are_six_agents_without_a_fault() -> None:
     assert LOADED.problems == ()
     assert sorted(each.spec.name for each in LOADED.definitions) == [
         "assistant",
+        "companion",
         "editor",
         "researcher",
         "reviewer",

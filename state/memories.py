@@ -116,7 +116,7 @@ class Memory:
 
 RECALL: Final = """
 SELECT r.id, r.memory_id, r.memory, r.topics, r.since, r.score, r.similarity
-  FROM runtime.recall_memories(%(question)s::text, %(embedding)s::real[], %(embedder)s::text, %(amount)s::integer,
+  FROM runtime.recall_memories(%(question)s::text, %(embedding)b::real[], %(embedder)s::text, %(amount)s::integer,
                                %(budget)s::integer, %(at)s::timestamptz) r
 """
 
@@ -142,7 +142,7 @@ async def recall(
 
 NEAR: Final = """
 SELECT n.id, n.memory, n.since, n.similarity, n.same, n.replaced
-  FROM runtime.near_memories(%(text)s::text, %(embedding)s::real[], %(embedder)s::text, %(amount)s::integer,
+  FROM runtime.near_memories(%(text)s::text, %(embedding)b::real[], %(embedder)s::text, %(amount)s::integer,
                              %(least)s::float8) n
 """
 
@@ -156,7 +156,8 @@ async def near(door: Tenant, text: str, meaning: Meaning | None, *, amount: int 
 
 
 def _numbers(meaning: Meaning | None) -> dict[str, Any]:
-    embedding = list(meaning.embedding) if meaning else None
+    # Sent in binary: as text 768 numbers take as long as a quarter of a recall.
+    embedding = [float(number) for number in meaning.embedding] if meaning else None
     return {"embedding": embedding, "embedder": meaning.embedder if meaning else None}
 
 
@@ -178,7 +179,7 @@ RETURNING id
 """
 TRACE: Final = """
 UPDATE ai.memory_index
-   SET embedder = %(embedder)s::text, embedding = runtime.unit(%(embedding)s::real[]), origin = %(origin)s::text,
+   SET embedder = %(embedder)s::text, embedding = runtime.unit(%(embedding)b::real[]), origin = %(origin)s::text,
        valid_from = clock_timestamp(), task_id = %(task_id)s::uuid, session_id = %(session_id)s::uuid,
        message = %(message)s::bigint
  WHERE id = %(id)s::integer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -12,7 +12,7 @@ from cirkelline.agents.journaling import ClaimLost
 from cirkelline.configs.errors import CirkellineError
 from cirkelline.runtime.patience import first_line, until_answered
 from cirkelline.state import journal
-from cirkelline.state.connection import Database, QueryError
+from cirkelline.state.connection import Database, DatabaseUnavailable, QueryError
 from cirkelline.state.journal import Fence, Step, Written
 from cirkelline.state.transactions import ToolConnections, ToolTransaction
 
@@ -49,9 +49,21 @@ class Recording:
 
     @asynccontextmanager
     async def transaction(self, *, plain: bool) -> AsyncGenerator[_Transaction]:
-        """Open a transaction for a tool."""
-        async with self.connections.begin(self.fence.worker, plain=plain, user_id=self.user_id) as transaction:
-            yield _Transaction(self, transaction)
+        """Open a transaction for a tool, as soon as the server is there.
+
+        It may be away just as a commit's answer was lost: whoever gave up then would tell the model of a failure, while
+        the record says that the call was done.
+        """
+        async with AsyncExitStack() as stack:
+
+            async def begin() -> ToolTransaction:
+                opening = self.connections.begin(self.fence.worker, plain=plain, user_id=self.user_id)
+                try:
+                    return await stack.enter_async_context(opening)
+                except DatabaseUnavailable as error:
+                    raise error.__cause__ if isinstance(error.__cause__, QueryError) else error from None
+
+            yield _Transaction(self, await until_answered(begin, "open a tool's transaction"))
 
 
 @dataclass(frozen=True, slots=True)

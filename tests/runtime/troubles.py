@@ -91,6 +91,11 @@ class OwnServer:
 
     async def restart(self, number: signal.Signals) -> None:
         """End the server by a signal, as its own programs do (SIGINT: fast, SIGQUIT: immediate), and start it again."""
+        await self.stop(number)
+        await self.start()
+
+    async def stop(self, number: signal.Signals) -> None:
+        """End the server by a signal."""
         pid = embedded.status(self.home).pid
         assert pid is not None
         os.kill(pid, number)
@@ -99,6 +104,9 @@ class OwnServer:
             return not embedded.status(self.home).running
 
         await until(is_down, "the server's end")
+
+    async def start(self) -> None:
+        """Start the server again."""
         self._uses.append(await asyncio.to_thread(embedded.ensure, self.home))
 
     def release(self) -> None:

@@ -80,7 +80,7 @@ CREATE OR REPLACE TRIGGER queue_changed
 -- nobody else has to know it, and if it is lost they begin anywhere.
 --
 -- Sorts are off, as `queue_turns` has every order that is asked for: no plan may read a line to find its beginning. And what
--- is planned is kept: a lookup is one whatever is looked up, and to plan these statements takes longer than to run them.
+-- is planned is kept, as a lookup is one whatever is looked up.
 CREATE OR REPLACE FUNCTION runtime.claim_tasks(
     claimer UUID, agents UUID[], slots INTEGER, only_session UUID DEFAULT NULL
 ) RETURNS TABLE (

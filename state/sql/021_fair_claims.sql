@@ -80,7 +80,7 @@ CREATE OR REPLACE TRIGGER queue_changed
 -- nobody else has to know it, and if it is lost they begin anywhere.
 --
 -- Sorts are off, as `queue_turns` has every order that is asked for: no plan may read a line to find its beginning. And what
--- is planned is kept: a lookup is one whatever is looked up, and to plan these statements takes longer than to run them.
+-- is planned is kept, as a lookup is one whatever is looked up.
 CREATE OR REPLACE FUNCTION runtime.claim_tasks(
     claimer UUID, agents UUID[], slots INTEGER, only_session UUID DEFAULT NULL
 ) RETURNS TABLE (
@@ -102,7 +102,7 @@ DECLARE
     past_end BOOLEAN; -- whether that was behind the last agent, at the first again
     is_round BOOLEAN; -- whether it has been at all of them
     is_plain BOOLEAN; -- whether each of these agents has but one line
-    gained INTEGER;   -- what it has brought so far
+    is_fertile BOOLEAN; -- whether a line that had its turn in it may have more
     taken INTEGER;
     known BOOLEAN;
     due BOOLEAN;
@@ -151,7 +151,7 @@ BEGIN
                 begun := coalesce((turns ->> level::text)::uuid, anywhere);
                 latest := begun;
                 past_end := FALSE;
-                gained := 0;
+                is_fertile := FALSE;
             END IF;
             -- The next lines whose turn it is: of each agent the next person's, and where that leaves slots, of each its
             -- persons' behind that. From one agent in line to the next one that is served here is one step in the index,
@@ -207,27 +207,31 @@ BEGIN
 
             -- What neither a cap nor a session limits is locked while its line is walked, and what somebody else holds is
             -- passed over: many claimers cost no second look. Behind two thousand turns of sessions that run, a line waits.
-            SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version),
-                   bool_and(c.held IS NOT NULL), bool_or(c.held IS NULL)
-              INTO ids, owners, sessions, versions, locked, limited
-              FROM (SELECT next.task_id, n.agent_id, next.session_id, n.version, next.held
-                      FROM unnest(line_agents, line_persons, line_versions, line_places)
-                           WITH ORDINALITY AS n (agent_id, person, version, places, place)
-                     CROSS JOIN LATERAL (
-                         SELECT l.task_id, l.session_id, free.id AS held
-                           FROM (SELECT * FROM runtime.lines l
-                                  WHERE l.priority = level AND l.agent_id = n.agent_id
-                                    AND l.person >= n.person AND l.person <= n.person
-                                  ORDER BY l.person, l.sequence LIMIT 2000) l
-                           LEFT JOIN LATERAL (
-                               SELECT t.id FROM runtime.tasks t
-                                WHERE t.id = l.task_id AND n.places IS NULL AND l.session_id IS NULL
-                                  AND t.status = 'pending' AND t.agent_id IS NOT DISTINCT FROM n.agent_id  -- no index
-                                  AND (SELECT count(*) FROM runtime.claims c WHERE c.task_id = t.id) = 0
-                                LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) free ON TRUE
-                          WHERE l.has_turn AND (free.id IS NOT NULL OR n.places IS NOT NULL OR l.session_id IS NOT NULL)
-                          LIMIT least(n.places, wanted / cardinality(line_agents)
-                                      + (n.place <= wanted % cardinality(line_agents))::integer)) next) c;
+            ids := NULL;
+            limited := FALSE;
+            IF line_agents IS NOT NULL THEN
+                SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version),
+                       bool_and(c.held IS NOT NULL), bool_or(c.held IS NULL)
+                  INTO ids, owners, sessions, versions, locked, limited
+                  FROM (SELECT next.task_id, n.agent_id, next.session_id, n.version, next.held
+                          FROM unnest(line_agents, line_persons, line_versions, line_places)
+                               WITH ORDINALITY AS n (agent_id, person, version, places, place)
+                         CROSS JOIN LATERAL (
+                             SELECT l.task_id, l.session_id, free.id AS held
+                               FROM (SELECT * FROM runtime.lines l
+                                      WHERE l.priority = level AND l.agent_id = n.agent_id
+                                        AND l.person >= n.person AND l.person <= n.person
+                                      ORDER BY l.person, l.sequence LIMIT 2000) l
+                               LEFT JOIN LATERAL (
+                                   SELECT t.id FROM runtime.tasks t
+                                    WHERE t.id = l.task_id AND n.places IS NULL AND l.session_id IS NULL
+                                      AND t.status = 'pending' AND t.agent_id IS NOT DISTINCT FROM n.agent_id  -- no index
+                                      AND (SELECT count(*) FROM runtime.claims c WHERE c.task_id = t.id) = 0
+                                    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) free ON TRUE
+                              WHERE l.has_turn AND (free.id IS NOT NULL OR n.places IS NOT NULL OR l.session_id IS NOT NULL)
+                              LIMIT least(n.places, wanted / cardinality(line_agents)
+                                          + (n.place <= wanted % cardinality(line_agents))::integer)) next) c;
+            END IF;
         END IF;
         fitting := CASE WHEN limited THEN runtime.within_caps(ids, owners, sessions) ELSE ids END;
         IF NOT locked THEN
@@ -270,6 +274,8 @@ BEGIN
         EXIT WHEN only_session IS NOT NULL;
 
         IF line_agents IS NOT NULL THEN
+            -- Where all of them together gave less than one's share, each has given all it had.
+            is_fertile := is_fertile OR taken > 0 AND cardinality(ids) >= wanted / cardinality(line_agents);
             ends := 1 + (wanted - 1) % cardinality(line_agents);
             latest := line_agents[ends];
             turns := turns || jsonb_build_object(level::text, latest);
@@ -280,13 +286,12 @@ BEGIN
             END IF;
         END IF;
         wanted := wanted - taken;
-        gained := gained + taken;
         -- Round once more if that may bring anything, and else on to the next priority.
         IF is_round THEN
-            IF gained > 0 THEN
+            IF is_fertile THEN
                 begun := latest;
                 past_end := FALSE;
-                gained := 0;
+                is_fertile := FALSE;
             ELSE
                 EXIT WHEN level = -2147483648;
                 begun := NULL;

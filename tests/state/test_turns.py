@@ -34,7 +34,7 @@ async def people(conn: Conn, amount: int) -> list[UUID]:
 
 async def one_by_one(conn: Conn, owner: UUID, served: list[UUID], amount: int) -> list[Claim]:
     """Claim with a single slot, so often, and finish each before the next."""
-    taken = []
+    taken: list[Claim] = []
     for _ in range(amount):
         (claim,) = await claims.claim(conn, owner, served, slots=1)
         await scene.finish(conn, owner, scene.ended(claim))
@@ -130,7 +130,7 @@ async def test_turns_at_one_priority_are_not_lost_to_those_at_another(conn: Conn
     owner = await scene.worker(conn)
     for agent in below:
         await submit(conn, agent, 10)
-    taken = []
+    taken: list[Claim] = []
     for _ in range(12):
         await submit(conn, urgent, priority=1)
         taken += await claims.claim(conn, owner, [urgent, *below], slots=2)

@@ -53,7 +53,10 @@ async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | 
         place = await standing.of(conn, task_id)
         return _pending(task, agent, place, serving, long=long) if place else None
     if task.status == TaskStatus.WAITING:
-        return _parked(task, await parking.find(conn, task_id), serving)
+        questions = await parking.find(conn, task_id)
+        if not questions and (await tasks.get(conn, task_id)).status != TaskStatus.WAITING:
+            return await look(conn, task_id, long=long)  # it was woken between these two
+        return _parked(task, questions, serving)
     if task.status != TaskStatus.RUNNING:
         return Situation("waiting", pending=False)
     if not any(worker.id == task.worker for worker in everybody if worker.alive):

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import scene
 
 from cirkelline.state import claims, journal, tasks, workers
 from cirkelline.state.claims import Claim
@@ -161,6 +162,7 @@ async def test_a_large_output_is_stored_compressed(conn: Conn) -> None:
 async def taken_over(conn: Conn, owner: UUID) -> None:
     await conn.execute("UPDATE runtime.workers SET seen = now() - interval '1 hour' WHERE id = %s", [owner])
     await claims.take_over(conn)
+    await scene.time_passes(conn)
 
 
 @pytest.mark.parametrize(("steps", "status"), [(True, "pending"), (False, "waiting")])

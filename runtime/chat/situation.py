@@ -43,7 +43,7 @@ async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | 
 
     Raises: TaskNotFound.
     """
-    task = await tasks.get(conn, task_id)
+    task, questions = await _row(conn, task_id)
     if task.ended:
         return None
     everybody = await workers.find(conn)
@@ -53,15 +53,21 @@ async def look(conn: Conn, task_id: UUID, *, long: bool = False) -> Situation | 
         place = await standing.of(conn, task_id)
         return _pending(task, agent, place, serving, long=long) if place else None
     if task.status == TaskStatus.WAITING:
-        questions = await parking.find(conn, task_id)
-        if not questions and (await tasks.get(conn, task_id)).status != TaskStatus.WAITING:
-            return await look(conn, task_id, long=long)  # it was woken between these two
         return _parked(task, questions, serving)
     if task.status != TaskStatus.RUNNING:
         return Situation("waiting", pending=False)
     if not any(worker.id == task.worker for worker in everybody if worker.alive):
         return Situation("its worker is gone: another takes it over", needs_worker=not serving, pending=False)
     return Situation(THINKING, pending=False)
+
+
+async def _row(conn: Conn, task_id: UUID) -> tuple[Task, Sequence[Waiting]]:
+    """Return a turn and what it waits for as they belong together: one that was woken meanwhile is looked at again."""
+    while True:
+        task = await tasks.get(conn, task_id)
+        questions = await parking.find(conn, task_id) if task.status == TaskStatus.WAITING else []
+        if questions or (await tasks.get(conn, task_id)).status == task.status:
+            return task, questions
 
 
 def _parked(task: Task, questions: Sequence[Waiting], serving: Sequence[Worker]) -> Situation:

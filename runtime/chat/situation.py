@@ -65,8 +65,10 @@ async def _row(conn: Conn, task_id: UUID) -> tuple[Task, Sequence[Waiting]]:
     """Return a turn and what it waits for as they belong together: one that was woken meanwhile is looked at again."""
     while True:
         task = await tasks.get(conn, task_id)
-        questions = await parking.find(conn, task_id) if task.status == TaskStatus.WAITING else []
-        if questions or (await tasks.get(conn, task_id)).status == task.status:
+        if task.status != TaskStatus.WAITING:
+            return task, []
+        questions = await parking.find(conn, task_id)
+        if questions or (await tasks.get(conn, task_id)).status == TaskStatus.WAITING:
             return task, questions
 
 

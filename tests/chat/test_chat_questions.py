@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from chat_scene import Chat, FakeScreen
 from workplace import Workplace
 
-from cirkelline.runtime.chat import questions
+from cirkelline.runtime.chat import questions, situation
 from cirkelline.runtime.chat.screen import Turn
+from cirkelline.state import parking
+from cirkelline.state.connection import Conn
+from cirkelline.state.parking import Waiting
 
 TOOLS = """
 def look(ctx: ToolContext) -> str:
@@ -90,6 +94,28 @@ async def test_a_turn_that_only_sleeps_is_waited_for(place: Workplace, chat: Cha
     assert turn is not None
     assert turn.output == "1ms have passed."
     assert 'sleep(duration="1ms")  waits' in screen.shown
+
+
+async def test_a_turn_that_wakes_while_it_is_looked_at_waits_for_nobody(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.agent("helper", [{"tool": "sleep", "arguments": {"duration": "1h"}}, LAST], tools=["sleep"])
+    session, user_id = await place.session("helper", "ivo")
+    task_id = await place.turn(session, user_id, "go on")
+    async with place.working():
+        await place.waiting(task_id)
+    find = parking.find
+
+    async def wakes_just_before(conn: Conn, task_id: UUID) -> list[Waiting]:
+        await conn.execute("UPDATE runtime.journal SET until = now() - interval '1 second' WHERE waits IS NOT NULL")
+        assert await parking.expire(conn) == 1
+        return await find(conn, task_id)
+
+    monkeypatch.setattr(parking, "find", wakes_just_before)
+    async with place.db.connection() as conn:
+        found = await situation.look(conn, task_id)
+    assert found is not None
+    assert (found.parked, found.pending) == (None, True)
 
 
 async def test_where_nobody_can_be_asked_the_turn_is_left_with_what_to_type(place: Workplace, chat: Chat) -> None:

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Final
 
 from cirkelline.agents.chat_model import ChatMessage, ChatModel, Delta, ToolCall, ToolSchema
-
-SEARCH: Final = "search_knowledge"
-_LONGEST: Final = 2000  # characters of a query, which the tool itself does not exceed
+from cirkelline.configs.schema import LONGEST_QUERY, SEARCHES_KNOWLEDGE
 
 
 class SearchesFirst:
@@ -25,11 +22,11 @@ class SearchesFirst:
     def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncIterator[Delta]:
         """Answer as the model does, but for a turn's beginning; that costs no tokens and no call."""
         said = messages[-1].content.strip() if messages[-1].role == "user" else ""
-        if said and any(tool.name == SEARCH for tool in tools):
-            return _search(said[:_LONGEST], sum(len(message.tool_calls) for message in messages))
+        if said and any(tool.name == SEARCHES_KNOWLEDGE for tool in tools):
+            return _search(said[:LONGEST_QUERY], sum(len(message.tool_calls) for message in messages))
         return self._model.stream(messages, tools)
 
 
 async def _search(words: str, calls: int) -> AsyncGenerator[Delta]:
     # The same id whenever the conversation is replayed, and none that its other calls have.
-    yield Delta(tool_calls=(ToolCall(f"first-{calls + 1}", SEARCH, json.dumps({"query": words})),))
+    yield Delta(tool_calls=(ToolCall(f"first-{calls + 1}", SEARCHES_KNOWLEDGE, json.dumps({"query": words})),))

@@ -40,7 +40,9 @@ MOST_TAGS: Final = 20
 RECALL: Final = (0, 50)
 RECALL_BUDGET: Final = (20, 4000)
 WRITES_MEMORY: Final = "remember"
-KNOWLEDGE_TOOLS: Final = ("search_knowledge", "list_documents", "read_document")
+SEARCHES_KNOWLEDGE: Final = "search_knowledge"
+KNOWLEDGE_TOOLS: Final = (SEARCHES_KNOWLEDGE, "list_documents", "read_document")
+LONGEST_QUERY: Final = 2000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,9 +396,9 @@ class AgentSpec(_Strict):
 
     @model_validator(mode="after")
     def _can_search_first(self) -> Self:
-        if self.knowledge.search_first and not any(tool.name == KNOWLEDGE_TOOLS[0] for tool in self.tools):
+        if self.knowledge.search_first and not any(tool.name == SEARCHES_KNOWLEDGE for tool in self.tools):
             raise refuse(
-                f"needs the tool {KNOWLEDGE_TOOLS[0]}: add it to tools, or leave this out", "knowledge", "search_first"
+                f"needs the tool {SEARCHES_KNOWLEDGE}: add it to tools, or leave this out", "knowledge", "search_first"
             )
         return self
 
@@ -406,7 +408,7 @@ class AgentSpec(_Strict):
             tool.python or tool.name in KNOWLEDGE_TOOLS for tool in self.tools
         ):
             raise refuse(
-                f"is for agents with a tool that reads documents: add {KNOWLEDGE_TOOLS[0]} to tools", "knowledge"
+                f"is for agents with a tool that reads documents: add {SEARCHES_KNOWLEDGE} to tools", "knowledge"
             )
         return self
 

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from cirkelline.configs import wording
 from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs.schema import LONGEST_QUERY
 from cirkelline.state import jsonb
 from cirkelline.state.connection import QueryError
 from cirkelline.state.knowledge import StoredChunk, StoredDocument
@@ -53,7 +54,7 @@ def _day(value: object) -> object:
         raise PydanticCustomError("day", "must be a day written as YYYY-MM-DD") from None
 
 
-Query = Annotated[str, Field(min_length=1, max_length=2000)]
+Query = Annotated[str, Field(min_length=1, max_length=LONGEST_QUERY)]
 Tag = Annotated[str, Field(min_length=1, max_length=100)]
 Reference = Annotated[str, Field(min_length=1, max_length=1000)]
 Day = Annotated[date, BeforeValidator(_day)]

@@ -159,9 +159,11 @@ class Settings(BaseSettings):
     optimize_after: Annotated[int, BeforeValidator(fields.integer(0, 1_000_000))] = Field(
         default=200, description="New memories of a user after which memory_optimization begins by itself; 0 for never."
     )
-    optimize_model: Annotated[str, BeforeValidator(fields.line(500, "local:qwen2.5-coder-1.5b"))] | None = Field(
-        default=None,
-        description="The model that decides in those runs; without one only exact restatements are merged.",
+    optimize_model: Annotated[str, BeforeValidator(fields.line(500, "local:qwen2.5-coder-1.5b-instruct"))] | None = (
+        Field(
+            default=None,
+            description="The model that decides in those runs; without one only exact restatements are merged.",
+        )
     )
     prices: Annotated[Path, BeforeValidator(_path)] | None = Field(
         default=None, description="A file of what models cost; it goes before the price list that is shipped."

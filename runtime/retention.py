@@ -53,9 +53,8 @@ async def sweep(db: Database, kept: Ages, *, dry: bool = False, batch: int = BAT
     """Remove everything that is older than it is kept, unless `dry`; return how much."""
     tasks = await _tasks(db, kept, dry=dry, batch=batch)
     states = await _states(db, kept, dry=dry, batch=batch)
-    return Removed(
-        tasks, states, await _runs(db, kept, dry=dry, batch=batch)
-    )  # those whose tasks have just gone as well
+    runs = await _runs(db, kept, dry=dry, batch=batch)  # last: theirs may be among the tasks that have just gone
+    return Removed(tasks, states, runs)
 
 
 async def keep_swept(db: Database, settings: Settings) -> None:

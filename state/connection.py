@@ -29,8 +29,9 @@ SEARCH_PATH: Final = "runtime,ai,public"
 Disconnected = (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout)
 QueryError = psycopg.Error
 
-# By SQLSTATE, what passes by itself: lost connections, deadlocks, full disks, locks, shutdowns, system errors, a
-# standby that has not been promoted yet, and a transaction that was ended because its process stood still. A statement that ran out of memory or of time does so again.
+# By SQLSTATE, what passes by itself: lost connections, deadlocks, full disks, locks, shutdowns, system errors, a standby
+# that has not been promoted yet, and a transaction that was ended because its process stood still. A statement that ran
+# out of memory or of time does so again.
 _PASSING_CLASSES = ("08", "40", "53", "55", "57", "58", "25006", "25P03")
 _LASTING = ("53200", "57014")
 

@@ -19,7 +19,8 @@ PATTERN: Final = r"^(auto|gemini|local|(gemini|openai|local|scripted):\S(.*\S)?)
 BASE_URL_PATTERN: Final = r"^https?://[^\s/?#@]+([/?#]\S*)?$"
 VARIABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _LONGEST: Final = 500
-_FORMS: Final = "auto, gemini:NAME, openai:NAME, local:NAME or scripted:FILE"
+_WHOLE: Final = "gemini:NAME, openai:NAME, local:NAME or scripted:FILE"
+_FORMS: Final = f"auto, {_WHOLE}"
 
 # What people write when they leave the provider out.
 _GUESSES: Final = (
@@ -51,6 +52,16 @@ def read(value: object, folder: Path | None) -> dict[str, Any]:
         _named(mapping.pop("use"), folder) if "use" in mapping else {"provider": BadUse(f"needs use: with {_FORMS}")}
     )
     return named | mapping
+
+
+def read_label(value: object) -> str:
+    """Return the name of one model where no definition stands around it: `provider:NAME`, a file by its absolute path."""
+    named = _named(value, None)
+    if isinstance(named["provider"], BadUse):
+        raise refuse(named["provider"].message)
+    if not named["name"]:
+        raise refuse(f"{wording.shown(str(value))} is no model's whole name: write {_WHOLE}")
+    return str(value)
 
 
 def _is_nothing(value: object) -> bool:

@@ -13,7 +13,7 @@ import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from cirkelline.configs import durations, errors, fields, scalars, secrecy, wording
+from cirkelline.configs import durations, errors, fields, models, scalars, secrecy, wording
 from cirkelline.configs.fields import refuse
 from cirkelline.configs.scalars import Expanded
 
@@ -159,11 +159,9 @@ class Settings(BaseSettings):
     optimize_after: Annotated[int, BeforeValidator(fields.integer(0, 1_000_000))] = Field(
         default=200, description="New memories of a user after which memory_optimization begins by itself; 0 for never."
     )
-    optimize_model: Annotated[str, BeforeValidator(fields.line(500, "local:qwen2.5-coder-1.5b-instruct"))] | None = (
-        Field(
-            default=None,
-            description="The model that decides in those runs; without one only exact restatements are merged.",
-        )
+    optimize_model: Annotated[str, BeforeValidator(models.read_label)] | None = Field(
+        default=None,
+        description="The model that decides in those runs; without one only exact restatements are merged.",
     )
     prices: Annotated[Path, BeforeValidator(_path)] | None = Field(
         default=None, description="A file of what models cost; it goes before the price list that is shipped."

@@ -154,6 +154,21 @@ class Cron(click.ParamType[str]):
             self.fail(f"it {error}", param, ctx)
 
 
+class ModelLabel(click.ParamType[str]):
+    """One language model, `provider:NAME`."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the label."""
+        from cirkelline.configs import models
+
+        try:
+            return models.read_label(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Zone(click.ParamType[str]):
     """The name of a time zone."""
 
@@ -204,6 +219,7 @@ DURATION: Final = Duration()
 POSITION: Final = Position()
 DAY: Final = Day()
 CRON: Final = Cron()
+MODEL: Final = ModelLabel()
 ZONE: Final = Zone()
 MOMENT: Final = Moment()
 KEY: Final = Name()

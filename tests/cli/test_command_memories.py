@@ -122,6 +122,10 @@ def test_a_user_has_it_done_by_the_clock_sees_when_and_ends_it(
         (["--every", "never", "--tz", "UTC"], "--tz goes with a time in --every"),
         (["--every", "0 4 * * *", "--wait"], "--wait is for a run that begins now"),
         (["--every", "never", "--model", "local:x"], "--model is for runs"),
+        (["--model", "nonsense:x"], "'nonsense:x' names no model this runtime knows"),
+        (["--model", "locl:x"], "did you mean 'local:x'?"),
+        (["--model", "local"], "'local' is no model's whole name"),
+        (["--model", "auto"], "'auto' is no model's whole name"),
         (["--every", "0 4 * * *", "--user", "nobody-of-that-name"], "no user 'nobody-of-that-name'"),
     ],
 )

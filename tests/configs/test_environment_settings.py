@@ -163,6 +163,7 @@ def test_another_database_url_is_refused_without_its_password(url: str) -> None:
         ("CIRKELLINE_LEASE", "soon", "must be a duration such as '30s'"),
         ("CIRKELLINE_POLL", "1h", "must be between 50ms and 1m, not '1h'"),
         ("CIRKELLINE_GRACE", "-1", "must be between 0s and 1h, not '-1'"),
+        ("CIRKELLINE_OPTIMIZE_MODEL", "nonsense:x", "'nonsense:x' names no model this runtime knows"),
         ("CIRKELLINE_LOCAL_THREADS", "all", "from 1 to 256, not 'all'"),
         ("CIRKELLINE_LOG_LEVEL", "loud", "must be debug, info, warning or error, not 'loud'"),
         ("CIRKELLINE_LOG_FORMAT", "xml", "must be auto, pretty or json, not 'xml'"),

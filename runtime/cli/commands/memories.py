@@ -8,7 +8,7 @@ import click
 
 from cirkelline.runtime.cli.answers import Work
 from cirkelline.runtime.cli.frame import Group
-from cirkelline.runtime.cli.parameters import ANY_TEXT, CRON, DURATION, LIMIT, NAME, NEVER, ZONE, Name
+from cirkelline.runtime.cli.parameters import ANY_TEXT, CRON, DURATION, LIMIT, MODEL, NAME, NEVER, ZONE, Name
 
 _TOPIC: Final = Name(60)
 _user: Final = click.option("--user", type=NAME, help="Whose; by default $CIRKELLINE_USER, or the system's user.")
@@ -91,7 +91,7 @@ def undo(what: str, user: str | None) -> Work:
 
 @command.add("optimize", example="cirkelline memories optimize --wait")
 @_user
-@click.option("--model", type=NAME, help="The model that decides; without one only exact restatements are merged.")
+@click.option("--model", type=MODEL, help="The model that decides; without one only exact restatements are merged.")
 @click.option("--every", type=CRON, help="Do it by the clock instead, as five cron fields say; `never` ends that.")
 @click.option("--tz", type=ZONE, help="The time zone of --every, such as Europe/Copenhagen; without it UTC.")
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait for the end, and show what was done.")

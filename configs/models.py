@@ -56,7 +56,7 @@ def read(value: object, folder: Path | None) -> dict[str, Any]:
 
 def read_label(value: object) -> str:
     """Return the name of one model where no definition stands around it: `provider:NAME`, a file by its absolute path."""
-    named = _named(value, None)
+    named = _named(value, None, forms=_WHOLE)
     if isinstance(named["provider"], BadUse):
         raise refuse(named["provider"].message)
     if not named["name"]:
@@ -68,11 +68,11 @@ def _is_nothing(value: object) -> bool:
     return isinstance(value, scalars.Plain) and scalars.kind_of(value) == "nothing"
 
 
-def _named(value: object, folder: Path | None) -> dict[str, Any]:
+def _named(value: object, folder: Path | None, *, forms: str = _FORMS) -> dict[str, Any]:
     if not isinstance(value, str):
-        return {"provider": BadUse(f"must be one of {_FORMS}, not {fields.described(value)}")}
+        return {"provider": BadUse(f"must be one of {forms}, not {fields.described(value)}")}
     provider, colon, name = str(value).partition(":")
-    if fault := _fault(str(value), provider, colon, name):
+    if fault := _fault(str(value), provider, colon, name, forms):
         return {"provider": BadUse(fault)}
     if provider == "scripted" or (provider == "local" and name.lower().endswith(".gguf")):
         path = _file(name, folder)
@@ -80,11 +80,11 @@ def _named(value: object, folder: Path | None) -> dict[str, Any]:
     return {"provider": provider, "name": name or None}
 
 
-def _fault(text: str, provider: str, colon: str, name: str) -> str | None:
+def _fault(text: str, provider: str, colon: str, name: str, forms: str) -> str | None:
     if provider.strip() != provider or name.strip() != name:
         return f"{wording.shown(text)} has spaces around a part of it: write '{provider.strip()}{colon}{name.strip()}'"
     if provider not in PROVIDERS:
-        return _unknown(text, provider, colon, name)
+        return _unknown(text, provider, colon, name, forms)
     if provider == "auto" and colon:
         return "auto takes no name: write auto alone, or name a provider"
     if not name and (colon or provider in NEEDS_NAME):
@@ -95,7 +95,7 @@ def _fault(text: str, provider: str, colon: str, name: str) -> str | None:
     return None
 
 
-def _unknown(text: str, provider: str, colon: str, name: str) -> str:
+def _unknown(text: str, provider: str, colon: str, name: str, forms: str) -> str:
     if colon and (meant := wording.nearest(provider, PROVIDERS)):
         return f"unknown model provider {wording.shown(provider)}; did you mean '{meant}:{name}'?"
     if not colon and (meant := wording.nearest(provider, ("auto", "gemini", "local"))):
@@ -103,7 +103,7 @@ def _unknown(text: str, provider: str, colon: str, name: str) -> str:
     guess = next((provider for pattern, provider in _GUESSES if pattern.search(text)), None)
     if guess and not colon:
         return f"{wording.shown(text)} names no provider; did you mean '{guess}:{text}'?"
-    return f"{wording.shown(text)} names no model this runtime knows: write {_FORMS}"
+    return f"{wording.shown(text)} names no model this runtime knows: write {forms}"
 
 
 def _file(name: str, folder: Path | None) -> Path | BadUse:

@@ -122,7 +122,7 @@ def test_a_user_has_it_done_by_the_clock_sees_when_and_ends_it(
         (["--every", "never", "--tz", "UTC"], "--tz goes with a time in --every"),
         (["--every", "0 4 * * *", "--wait"], "--wait is for a run that begins now"),
         (["--every", "never", "--model", "local:x"], "--model is for runs"),
-        (["--model", "nonsense:x"], "'nonsense:x' names no model this runtime knows"),
+        (["--model", "nonsense:x"], "'nonsense:x' names no model this runtime knows: write gemini:NAME"),
         (["--model", "locl:x"], "did you mean 'local:x'?"),
         (["--model", "local"], "'local' is no model's whole name"),
         (["--model", "auto"], "'auto' is no model's whole name"),

@@ -214,11 +214,15 @@ SELECT count(*) FROM (
      WHERE agent_id = ANY (%(agents)s::uuid[]) AND (run_at IS NULL OR run_at <= clock_timestamp())
     UNION ALL
     SELECT task_id FROM runtime.claims WHERE agent_id = ANY (%(agents)s::uuid[])
+    UNION ALL
+    SELECT u.task_id FROM runtime.unrouted u
+     WHERE (u.run_at IS NULL OR u.run_at <= clock_timestamp()) AND EXISTS (
+           SELECT FROM runtime.agents a WHERE a.id = ANY (%(agents)s::uuid[]) AND a.capabilities @> u.capabilities)
 ) work
 """
 
 
 async def outstanding(conn: Conn, agents: Sequence[UUID]) -> int:
-    """Return how many tasks of these agents are in line and due, plus how many any worker is running."""
+    """Return how many due tasks are in line for these agents or could be given to one, plus how many of theirs any worker runs."""
     row = await (await conn.execute(OUTSTANDING, {"agents": list(agents)})).fetchone()
     return int(row[0]) if row else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -235,7 +235,12 @@ class ToolConnections:
             conn.execute("SET TIME ZONE 'UTC'")
             return conn
 
-        conn = await asyncio.get_running_loop().run_in_executor(self._threads, open_plain)
+        opening = self._threads.submit(open_plain)
+        try:
+            conn = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
         return _PlainLine(conn, self._threads)
 
     async def _start(self, line: _Line, token: str, user_id: UUID | None) -> None:
@@ -298,3 +303,9 @@ async def cut_off_dead(conn: Conn) -> int:
 
 def _name(token: str) -> str:
     return f"cirkelline tool {token}"
+
+
+def _close_opened(opening: Future[PlainConn]) -> None:
+    """Close what a thread opened after all for a call that was cancelled meanwhile."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

@@ -85,7 +85,7 @@ def _bar(what: str) -> Generator[Tell]:
 
         def tell(progress: Progress) -> None:
             if (line := bad.line(progress)) is not None:
-                bar.print(escape(display.safe(line)))
+                bar.print(escape(display.safe(line)), soft_wrap=True, highlight=False)  # names are there to be copied
             passed = max(time.monotonic() - began, 0.001)
             bar.update(
                 task,

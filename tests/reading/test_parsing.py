@@ -105,6 +105,18 @@ async def test_giving_up_kills_the_parser() -> None:
     assert parsing() == []
 
 
+async def test_giving_up_before_a_parser_is_ordered_leaves_no_socket_open() -> None:
+    await parse(content("a.md", b"# Warm"))
+    before = psutil.Process().num_fds()
+    readings = [asyncio.create_task(parse(content("a.md", b"# One"))) for _ in range(200)]
+    for _ in range(3):  # into the line for the parser server
+        await asyncio.sleep(0)
+    for each in readings:
+        each.cancel()
+    await asyncio.wait(readings)
+    assert psutil.Process().num_fds() < before + 10  # at most one is ordered just now
+
+
 def parsing() -> list[psutil.Process]:
     """The processes that parse a document just now."""
     servers = [each for each in psutil.Process().children() if "parser_server" in " ".join(each.cmdline())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
 
@@ -84,6 +85,18 @@ async def test_it_waits_for_its_time_and_can_be_cancelled_and_keyed(place: Workp
             assert await tasks.cancel(conn, later) == "cancelled"
     assert done.status == "completed"
     assert await place.rows("SELECT task_id FROM runtime.unrouted") == [(first,)]
+
+
+async def test_a_drained_worker_waits_for_one_whose_agent_is_being_chosen_elsewhere(place: Workplace) -> None:
+    await place.agent("singer", SAY, capabilities=["sing"])
+    task_id = await need(place, "sing")
+    async with place.db.connection() as conn, AsyncExitStack() as stack:
+        async with conn.transaction():
+            await conn.execute("SELECT FROM runtime.tasks WHERE id = %s FOR NO KEY UPDATE", (task_id,))
+            await stack.enter_async_context(place.working(drain=True))
+            await place.becomes(True, "SELECT waiting FROM runtime.workers")
+        (task,) = await place.ended(task_id)
+    assert task.status == "completed"
 
 
 async def test_a_drained_worker_does_what_it_can_choose_an_agent_for(place: Workplace) -> None:

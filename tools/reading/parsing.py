@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from cirkelline.configs import secrecy, wording
@@ -54,12 +55,21 @@ async def _asked(content: Content, kind: Kind, limits: Limits) -> bytes:
         sock, theirs = socket.socketpair()
         try:
             sock.setblocking(False)
-            await asyncio.to_thread(_server.order, kind, limits, theirs)
+            await _ordered(kind, limits, theirs)
             if answer := await _exchanged(sock, content, most=_SPACIOUS + 8 * limits.size):
                 return answer.removeprefix(BEGUN)
         finally:
             sock.close()  # a parser that is still at it dies of this
     raise _verdict(content, Verdict.BROKEN, "could not be read, as the process for it was ended each time: try again")
+
+
+async def _ordered(kind: Kind, limits: Limits, theirs: socket.socket) -> None:
+    ordered = _orders.submit(_server.order, kind, limits, theirs)
+    try:
+        await asyncio.wrap_future(ordered)
+    finally:
+        if ordered.cancel():  # it never began, so it closes nothing
+            theirs.close()
 
 
 async def _exchanged(sock: socket.socket, content: Content, most: int) -> bytes:
@@ -150,4 +160,5 @@ class _ParserServer:
 
 
 _server: Final = _ParserServer()
+_orders: Final = ThreadPoolExecutor(1, "parser-orders")
 atexit.register(_server.close)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -17,7 +18,7 @@ from cirkelline.agents import events
 from cirkelline.agents.models import ModelPool
 from cirkelline.agents.run import RunError
 from cirkelline.agents.run import run as run_agent
-from cirkelline.runtime import citing, invoking
+from cirkelline.runtime import citing, ending, invoking
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.holding import Holding
 from cirkelline.runtime.patience import first_line, until_answered
@@ -34,6 +35,12 @@ from cirkelline.state.retrying import Backoff
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.tools.execution import Executor
 from cirkelline.tools.library import Embedders
+
+LAST_WRITES: Final = 5.0
+"""Seconds that a stopping worker tries to write what has ended and to give back what has not."""
+
+_CLEANING_UP: Final = LAST_WRITES + 1.0
+"""Seconds that a stopped run has to let go of its model and its tools, before it is stopped once more."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +64,15 @@ class Run:
     def probed(self) -> None:
         """Remember that the model has answered, and that nothing is left to be tried."""
         self.probe = None
+
+
+async def end(runs: Collection[Run]) -> None:
+    """Stop the agents that still run; let what has ended be written."""
+    await ending.end([run.task for run in runs if run.task is not None and not run.ended], again=_CLEANING_UP)
+    writing = {run.task for run in runs if run.task is not None}
+    if writing:
+        await asyncio.wait(writing, timeout=LAST_WRITES)
+        await ending.end(writing, again=_CLEANING_UP)
 
 
 @dataclass(frozen=True, slots=True)

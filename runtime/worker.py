@@ -18,13 +18,13 @@ import structlog
 import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
-from cirkelline.runtime import background, disk, ending, patience, schedules, taking_over
+from cirkelline.runtime import background, disk, ending, patience, running, schedules, taking_over
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
 from cirkelline.runtime.patience import first_line, until_answered, wait_briefly
 from cirkelline.runtime.registry import Registry
-from cirkelline.runtime.running import Run, Runner
+from cirkelline.runtime.running import LAST_WRITES, Run, Runner
 from cirkelline.state import claims, routing, upkeep, wakeups, workers
 from cirkelline.state.claims import Claim, Finished
 from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
@@ -33,12 +33,6 @@ from cirkelline.state.upkeep import Seen
 from cirkelline.state.workers import Beat
 from cirkelline.tools.execution import Executor
 from cirkelline.tools.library import Embedders
-
-LAST_WRITES: Final = 5.0
-"""Seconds that a stopping worker tries to write what has ended and to give back what has not."""
-
-_CLEANING_UP: Final = LAST_WRITES + 1.0
-"""Seconds that a stopped run has to let go of its model and its tools, before it is stopped once more."""
 
 _CHANNELS: Final = (wakeups.TASKS, wakeups.AGENTS, wakeups.CANCEL)
 
@@ -129,7 +123,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        await self._end_runs()
+        await running.end([*self._runs])
         await ending.end([*self._background, *([self._reborn] if self._reborn else [])])
         await self._stack.aclose()
         await self._leave()
@@ -271,9 +265,17 @@ class Worker:
     def _start(self, claim: Claim, *, probe: str | None = None) -> None:
         run = Run(claim, self.id, probe=probe)
         log.info("task.claimed", agent=self._registry.name(claim.agent_id), task_id=claim.id, attempt=claim.attempt)
+        lost = [each for each in self._runs if each.claim.id == claim.id]
         self._runs.add(run)
-        run.task = asyncio.create_task(self._runner.run(run), name=f"task-{claim.id}")
+        work = self._run_again(run, lost) if lost else self._runner.run(run)
+        run.task = asyncio.create_task(work, name=f"task-{claim.id}")
         run.task.add_done_callback(lambda task: self._over(run, task))
+
+    async def _run_again(self, run: Run, lost: Sequence[Run]) -> None:
+        """Run a task whose claim a crash of the server took back once more, when the runs of that claim are over."""
+        await running.end(lost)
+        if not any(each.written for each in lost):
+            await self._runner.run(run)
 
     def _over(self, run: Run, task: asyncio.Task[None]) -> None:
         self._runs.discard(run)
@@ -329,14 +331,6 @@ class Worker:
     async def _all_over(self) -> None:
         while tasks := [run.task for run in self._runs if run.task is not None]:
             await asyncio.wait(tasks)
-
-    async def _end_runs(self) -> None:
-        """Stop the agents that still run; let what has ended be written."""
-        await ending.end([run.task for run in self._runs if run.task is not None and not run.ended], again=_CLEANING_UP)
-        writing = {run.task for run in self._runs if run.task is not None}
-        if writing:
-            await asyncio.wait(writing, timeout=LAST_WRITES)
-            await ending.end(writing, again=_CLEANING_UP)
 
     async def _register(self, *, instead_of: UUID | None = None) -> None:
         async with self._db.connection() as conn:

@@ -81,9 +81,11 @@ class Finished:
     error: str | None
 
 
+# Nobody waits for the disk here (docs/decisions/026-claims-off-the-disk.md): whatever is kept of the run takes its claim along.
 CLAIM: Final = """
 SELECT id, agent_id, task_type, payload, session_id, user_id, attempt, definition_version
-  FROM runtime.claim_tasks(%(worker)s::uuid, %(agents)b::uuid[], %(slots)s::integer, %(session)s::uuid)
+  FROM set_config('synchronous_commit', 'off', TRUE),
+       runtime.claim_tasks(%(worker)s::uuid, %(agents)b::uuid[], %(slots)s::integer, %(session)s::uuid)
 """
 
 
@@ -100,7 +102,8 @@ async def claim(
 
 CLAIM_TURNS: Final = """
 SELECT id, agent_id, task_type, payload, session_id, user_id, attempt, definition_version
-  FROM runtime.claim_turns(%(worker)s::uuid, %(agents)b::uuid[], %(slots)s::integer)
+  FROM set_config('synchronous_commit', 'off', TRUE),
+       runtime.claim_turns(%(worker)s::uuid, %(agents)b::uuid[], %(slots)s::integer)
 """
 
 

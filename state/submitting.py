@@ -119,7 +119,7 @@ async def submit(conn: Conn, task: NewTask) -> Entered:
     """Put one task in line. Raises: TaskTypeRefused, SubmissionRefused, KeyTaken."""
     if task.key is not None:
         return await _submit_once(conn, task)
-    row = await (await conn.execute(SUBMIT, task.columns())).fetchone()
+    row = await (await conn.execute(SUBMIT, task.columns(), prepare=True)).fetchone()
     if row is None:  # a rule or a trigger of somebody else swallowed the row
         raise CirkellineError(_NO_ROW)
     return Entered(UUID(str(row[0])), new=True)

@@ -77,7 +77,7 @@ CREATE OR REPLACE TRIGGER queue_changed
 -- The highest priority first. Of equals the agents take turns, and within each its persons, a task at a time, or as many
 -- as there are slots for each; a line's own tasks go in the order in which they were submitted. Whose turn it is the
 -- connection remembers, for each priority the agent and for each agent the person that came last (`cirkelline.turns`):
--- nobody else has to know it, and if it is lost they begin anywhere.
+-- nobody else has to know it, and if it is lost they begin anywhere. A task that is alone in line needs no turn.
 --
 -- Sorts are off, as `queue_turns` has every order that is asked for: no plan may read a line to find its beginning. And what
 -- is planned is kept, as a lookup is one whatever is looked up.
@@ -94,7 +94,7 @@ DECLARE
     last_id CONSTANT UUID := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
     wanted INTEGER := slots;
     served UUID[];
-    level INTEGER := 2147483647;
+    level INTEGER;
     turns JSONB := coalesce(nullif(current_setting('cirkelline.turns', TRUE), ''), '{}')::jsonb;
     anywhere UUID := gen_random_uuid();
     begun UUID;       -- behind which agent the round of this priority began
@@ -106,6 +106,7 @@ DECLARE
     taken INTEGER;
     known BOOLEAN;
     due BOOLEAN;
+    is_alone BOOLEAN; -- whether but one task is in line, and nothing limits it: it waits for no turn
     line_agents UUID[];
     line_persons UUID[];
     line_versions INTEGER[];
@@ -130,10 +131,27 @@ BEGIN
             SELECT d.task_id FROM runtime.queue d WHERE d.run_at <= clock_timestamp()
              ORDER BY d.run_at LIMIT 1000 FOR UPDATE SKIP LOCKED));
     END IF;
+    IF only_session IS NULL THEN
+        SELECT array_agg(q.task_id), array_agg(q.agent_id), array_agg(q.session_id), max(q.priority),
+               count(*) = 1 AND bool_and(q.session_id IS NULL AND q.agent_id = ANY (agents))
+          INTO ids, owners, sessions, level, is_alone
+          FROM (SELECT * FROM runtime.queue q WHERE q.run_at IS NULL
+                 ORDER BY q.priority DESC, q.agent_id, q.person, q.sequence LIMIT 2) q;
+        IF level IS NULL THEN
+            RETURN;
+        END IF;
+        IF is_alone THEN
+            SELECT array_agg(room.version), bool_and(room.places IS NULL) INTO versions, is_alone
+              FROM runtime.room(owners[1]) room;
+        END IF;
+    END IF;
     served := ARRAY(SELECT a.listed FROM unnest(agents) AS a (listed) WHERE a.listed IS NOT NULL ORDER BY a.listed);
 
     WHILE wanted > 0 AND cardinality(served) > 0 LOOP
-        IF only_session IS NOT NULL THEN
+        IF is_alone THEN
+            locked := FALSE;
+            limited := FALSE;
+        ELSIF only_session IS NOT NULL THEN
             -- Its next turn, and after that what is to be done beside its turns.
             SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version), FALSE, TRUE
               INTO ids, owners, sessions, versions, locked, limited
@@ -144,10 +162,7 @@ BEGIN
                      CROSS JOIN LATERAL runtime.room(l.agent_id) room
                      WHERE l.agent_id = ANY (served)) c;
         ELSE
-            IF begun IS NULL THEN  -- the next priority that anybody waits with
-                level := (SELECT q.priority FROM runtime.queue q WHERE q.run_at IS NULL AND q.priority <= level
-                           ORDER BY q.priority DESC, q.agent_id, q.person, q.sequence LIMIT 1);
-                EXIT WHEN level IS NULL;
+            IF begun IS NULL THEN
                 begun := coalesce((turns ->> level::text)::uuid, anywhere);
                 latest := begun;
                 past_end := FALSE;
@@ -271,14 +286,15 @@ BEGIN
               FROM started s ORDER BY s.sequence;
             GET DIAGNOSTICS taken = ROW_COUNT;
         END IF;
-        EXIT WHEN only_session IS NOT NULL;
+        EXIT WHEN only_session IS NOT NULL OR is_alone;
 
         IF line_agents IS NOT NULL THEN
             -- Where all of them together gave less than one's share, each has given all it had.
             is_fertile := is_fertile OR taken > 0 AND cardinality(ids) >= wanted / cardinality(line_agents);
             ends := 1 + (wanted - 1) % cardinality(line_agents);
             latest := line_agents[ends];
-            turns := turns || jsonb_build_object(level::text, latest);
+            turns := CASE WHEN length(turns::text) > 10000 THEN '{}' ELSE turns END  -- of very many only the latest
+                     || jsonb_build_object(level::text, latest);
             IF NOT is_plain THEN
                 turns := turns || (
                     SELECT jsonb_object_agg(level || ' ' || n.agent_id, n.person ORDER BY n.place <= ends, n.place)
@@ -293,15 +309,13 @@ BEGIN
                 past_end := FALSE;
                 is_fertile := FALSE;
             ELSE
-                EXIT WHEN level = -2147483648;
                 begun := NULL;
-                level := level - 1;
+                level := (SELECT q.priority FROM runtime.queue q WHERE q.run_at IS NULL AND q.priority < level
+                           ORDER BY q.priority DESC, q.agent_id, q.person, q.sequence LIMIT 1);
+                EXIT WHEN level IS NULL;
             END IF;
         END IF;
     END LOOP;
-    IF length(turns::text) > 10000 THEN  -- of very many only the latest
-        turns := jsonb_build_object(level::text, latest);
-    END IF;
     PERFORM set_config('cirkelline.turns', turns::text, FALSE);
 END
 $$;

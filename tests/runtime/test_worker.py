@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from workplace import Workplace
 
 SAY = [{"text": "You said: {{input}}"}]
@@ -149,3 +150,31 @@ async def test_a_worker_that_does_not_listen_finds_tasks_at_its_next_poll_and_as
         assert await place.value("SELECT bool_or(waiting) FROM runtime.workers") is False
     listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND datname = current_database()"
     assert await place.value(listening) == 0
+
+
+# What a crash of the server leaves of a claim that had not reached the disk.
+UNCLAIM = """
+WITH lost AS (DELETE FROM runtime.claims RETURNING task_id)
+UPDATE runtime.tasks SET status = 'pending', attempt = NULL, worker = NULL, started_at = NULL WHERE id IN (SELECT task_id FROM lost)
+"""
+
+
+async def test_a_claim_that_a_crash_took_back_is_made_again_and_its_first_run_ends(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = await place.agent("slow", [{"text": "done", "delay": "1s"}])
+    async with place.working() as worker:
+        task_id = await place.submit("slow")
+        await place.becomes(1, "SELECT count(*) FROM runtime.claims")
+        await place.execute(UNCLAIM)
+        await place.execute(
+            "INSERT INTO runtime.queue (task_id, agent_id, priority, sequence) SELECT id, %s, 0, sequence FROM runtime.tasks"
+            " ON CONFLICT DO NOTHING",
+            agent,
+        )
+        worker._wake.set()
+        (task,) = await place.ended(task_id)
+        assert await place.value("SELECT count(*) FROM runtime.claims") == 0
+    said = capsys.readouterr().out
+    assert (task.status, task.attempt) == ("completed", 1)
+    assert (said.count("task.claimed"), said.count("task.finished"), said.count("not_ours")) == (2, 1, 0)

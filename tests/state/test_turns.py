@@ -241,3 +241,38 @@ async def test_a_task_says_how_many_of_its_own_line_go_first(conn: Conn) -> None
     await submit(conn, agent, 2, user=other, priority=1)
     ahead = [place.ahead for task in (last, late) if (place := await standing.of(conn, task))]
     assert ahead == [41, 2]
+
+
+async def test_turns_of_more_persons_than_are_remembered_break_nothing(conn: Conn) -> None:
+    agent, owner = await scene.agent(conn), await scene.worker(conn)
+    asked = [(await submit(conn, agent, 2, user=person)) for person in await people(conn, 200)]
+    taken = [claim.id for slots in (150, 150, 150) for claim in await claims.claim(conn, owner, [agent], slots=slots)]
+    assert sorted(taken) == sorted(each for both in asked for each in both)
+
+
+@pytest.mark.parametrize("why", ["paused", "capped", "not served", "held by somebody", "not due"])
+async def test_a_task_alone_in_line_that_may_not_run_is_left_there(database_url: str, conn: Conn, why: str) -> None:
+    agent, other, owner = await scene.agent(conn, "one"), await scene.agent(conn, "other"), await scene.worker(conn)
+    if why == "capped":
+        await conn.execute("UPDATE runtime.agent_heads SET cap = 1 WHERE agent_id = %s", [agent])
+        await submit(conn, agent)
+        assert len(await claims.claim(conn, owner, [agent], slots=1)) == 1
+    (task,) = await submit(conn, agent)
+    if why == "paused":
+        await conn.execute("UPDATE runtime.agents SET status = 'paused' WHERE id = %s", [agent])
+    if why == "not due":
+        await conn.execute("UPDATE runtime.tasks SET run_at = now() + interval '1 hour' WHERE id = %s", [task])
+    served = [other] if why == "not served" else [agent, other]
+    async with Database.open(database_url) as db, db.connection() as beside, beside.transaction():
+        if why == "held by somebody":
+            await beside.execute("SELECT FROM runtime.tasks WHERE id = %s FOR NO KEY UPDATE", [task])
+        assert await claims.claim(conn, owner, served, slots=2) == []
+    assert await scene.rows(conn, "SELECT task_id FROM runtime.queue") == [task]
+
+
+async def test_a_task_alone_in_line_goes_to_whoever_serves_its_agent(conn: Conn) -> None:
+    agent, other, owner = await scene.agent(conn, "one"), await scene.agent(conn, "other"), await scene.worker(conn)
+    (task,) = await submit(conn, agent)
+    assert await claims.claim(conn, owner, [other], slots=2) == []
+    assert [claim.id for claim in await claims.claim(conn, owner, [agent, other], slots=2)] == [task]
+    assert await claims.claim(conn, owner, [agent, other], slots=2) == []

@@ -1,8 +1,8 @@
 """Dispatch beside its peers: `python tests/bench/dispatch.py drain|enqueue|pickup|recovery|backlog|idle|endtoend|all`.
 
-Each command measures one thing on ours and on the engines that do the same, in turn on one server with fsync on, and
-prints a table; `--write` puts it into docs/dispatch.md. Works on DATABASE_URL's server, or on an embedded one. The peers
-are installed from the package index into a virtual environment of their own in the temporary folder, once.
+Each command measures one thing on ours and on the engines that do the same, in turn (`pickup`: beside each other) on one
+server with fsync on, and prints a table; `--write` puts it into docs/dispatch.md. Works on DATABASE_URL's server, or on an
+embedded one. The peers are installed from the package index into a virtual environment of their own, once.
 
 Ratios of one run, counts and milliseconds of processor time can be compared with those of another day; jobs per second
 and latencies only on a quiet machine. `drain --batch 10 --workers 1 --agents 100` takes half a minute, `all` a quarter

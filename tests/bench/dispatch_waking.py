@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import dispatch_engines as engines
@@ -20,6 +20,7 @@ from dispatch_place import counted, process_ms
 from dispatch_tables import Table, number
 
 HELD: Final = 4  # tasks that the worker which is killed has
+PAUSE: Final = (0.15, 0.3)  # seconds between two tasks of an engine: seldom does one meet another engine's
 PICKUP = ("engine", "p50 ms", "p95 ms", "ours ÷ it, p50")
 RECOVERY = ("engine", "seconds until all its tasks run again")
 IDLE = ("engine", "CPU %", "transactions/min")
@@ -60,7 +61,11 @@ def serving(engine: Engine, url: str) -> Iterator[Serving]:
 
 def submit(engine: Engine, url: str, pauses: list[float], seconds: float = 0) -> None:
     """Let another process submit."""
-    if engine.start(url, "submit", pauses=pauses, seconds=seconds).wait() != 0:
+    _submitted(engine, engine.start(url, "submit", pauses=pauses, seconds=seconds))
+
+
+def _submitted(engine: Engine, process: subprocess.Popen[str]) -> None:
+    if process.wait() != 0:
         raise SystemExit(f"{engine.name} cannot submit")
 
 
@@ -68,27 +73,39 @@ def every() -> list[Engine]:
     return [engines.ours(), engines.pgqueuer(), engines.procrastinate()]
 
 
-def latencies(url: str, engine: Engine, amount: int) -> list[float]:
-    """Milliseconds from just before a submit to the begin of the run, of one engine."""
-    dice = random.Random(1)  # noqa: S311 - the same pauses for everybody
-    with engine.database(url) as own:
-        engine.fill(own, 0, 1)
-        with serving(engine, own) as worker:
-            submit(engine, own, [0.5, *(dice.uniform(0.03, 0.09) for _ in range(amount))])
-            said = [worker.says(10) for _ in range(amount + 1)]
-    waits = [(each["began"] - each["given"]["at"]) * 1000 for each in said if each]
-    if len(waits) <= amount:
-        raise SystemExit(f"{engine.name} ran only {len(waits)} of {amount + 1}")
-    return waits[1:]
+def latencies(url: str, compared: list[Engine], amount: int, dice: random.Random) -> list[list[float]]:
+    """Milliseconds from just before a submit to the begin of the run, of engines that are all there at the same time."""
+    with ExitStack() as stack:
+        places = [stack.enter_context(engine.database(url)) for engine in compared]
+        for engine, own in zip(compared, places, strict=True):
+            engine.fill(own, 0, 1)
+        workers = [stack.enter_context(serving(engine, own)) for engine, own in zip(compared, places, strict=True)]
+        pauses = [[1.0, *(dice.uniform(*PAUSE) for _ in range(amount))] for _ in compared]
+        submitters = [
+            engine.start(own, "submit", pauses=its, seconds=0)
+            for engine, own, its in zip(compared, places, pauses, strict=True)
+        ]
+        for engine, process in zip(compared, submitters, strict=True):
+            _submitted(engine, process)
+        return [
+            [_waited(engine, worker.says(10)) for _ in range(amount + 1)][1:]
+            for engine, worker in zip(compared, workers, strict=True)
+        ]
+
+
+def _waited(engine: Engine, said: dict[str, Any] | None) -> float:
+    if said is None:
+        raise SystemExit(f"{engine.name} did not run all of its tasks")
+    return float(said["began"] - said["given"]["at"]) * 1000
 
 
 def pickup(url: str, *, amount: int, rounds: int, command: str) -> Table:
-    """Measure latencies in turn."""
-    compared = every()
+    """Measure latencies of all engines side by side, so that each has its share of whatever disturbs the machine."""
+    compared, dice = every(), random.Random(1)  # noqa: S311 - the same pauses each time
     waits: list[list[float]] = [[] for _ in compared]
     for _ in range(rounds):
-        for engine, its in zip(compared, waits, strict=True):
-            its.extend(latencies(url, engine, amount))
+        for its, more in zip(waits, latencies(url, compared, amount, dice), strict=True):
+            its.extend(more)
     halves = [statistics.median(its) for its in waits]
     rows = [
         (engine.name, number(half, 1), number(statistics.quantiles(its, n=20)[-1], 1), number(halves[0] / half))

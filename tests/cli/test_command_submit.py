@@ -125,3 +125,17 @@ def test_show_lists_every_attempt_that_failed(cirkelline: Commands, filled: Fill
         "EndRun: closed" in failed,
         "AnswerMalformed" in failed,
     ) == (True,) * 3
+
+
+def test_for_nobody_an_agent_that_reads_documents_says_what_it_will_not_find(
+    cirkelline: Commands, filled: Filled
+) -> None:
+    filled.agent("reader", tools=["search_knowledge"])
+    filled.worker()
+    alone = cirkelline("tasks", "submit", "reader", "x")
+    assert (alone.code, "reader works for nobody in this task" in alone.err, "--user NAME" in alone.err) == (
+        0,
+        True,
+        True,
+    )
+    assert cirkelline("tasks", "submit", "reader", "x", "--user", "ivo").err == ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from cirkelline.configs import wording
+from cirkelline.configs import schema, wording
 from cirkelline.runtime.cli import console, display, opening, waiting
 from cirkelline.runtime.cli.actions import tasks as looking
 from cirkelline.runtime.cli.answers import Answer, Text
@@ -58,6 +58,11 @@ async def submit(agent: str | None, wanted: Wanted, *, wait_for_it: bool, patien
             obstacle = None if task.ended else await _obstacle(conn, found, wanted)
         if obstacle:
             console.warn(obstacle)
+        if found is not None and user is None and _reads_documents(found):
+            console.warn(
+                f"{found.label} works for nobody in this task, and finds shared documents only:"
+                " --user NAME lets it read NAME's as well"
+            )
         if entered.new and wanted.run_at and wanted.run_at < datetime.now(UTC):
             console.warn(f"--at was {display.ago(wanted.run_at)}: it runs at once")
         if wait_for_it:
@@ -72,6 +77,11 @@ async def _obstacle(conn: Conn, agent: Agent | None, wanted: Wanted) -> str | No
     return waiting.unroutable(wanted.capabilities, able) or (
         None if await workers.any_alive(conn) else waiting.NO_WORKER
     )
+
+
+def _reads_documents(agent: Agent) -> bool:
+    config = cast("dict[str, Any]", agent.config) if isinstance(agent.config, dict) else {}
+    return any(tool in schema.KNOWLEDGE_TOOLS for tool in config.get("tools") or ())
 
 
 def _to(agent: Agent | None, wanted: Wanted) -> str:

@@ -8,16 +8,20 @@ import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cirkelline.configs.errors import CirkellineError
+from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.runtime import passwords
 from cirkelline.state import logins, users
 from cirkelline.state.connection import Database
-from cirkelline.state.logins import LoginTaken
+from cirkelline.state.logins import Login, LoginTaken
 from cirkelline.state.users import User, UserInactive
 
 
 class LoginRefused(CirkellineError):
     """The email and the password, or the token, are nobody's."""
+
+
+class NoSuchLogin(UsageError):
+    """There is no login of that email."""
 
 
 class TooManyAttempts(CirkellineError):
@@ -46,6 +50,20 @@ async def add(db: Database, email: str, password: str) -> User:
             raise LoginTaken(f"user {user.id} has no email to log in with")
         await users.tie(conn, user.id, await logins.add(conn, user.email, hashed))
     return user
+
+
+async def change_password(db: Database, email: str, password: str) -> Login:
+    """Give a login another password; the tokens of its user end. Raises: PasswordUnusable, NoSuchLogin, NoLogins."""
+    passwords.check_new(password)
+    hashed = await asyncio.to_thread(passwords.hashed, password)
+    async with db.transaction() as conn:
+        await logins.require(conn)
+        found = await logins.get(conn, email) or await logins.get(conn, users.email_of(email))
+        if found is None:
+            raise NoSuchLogin(f"{email} has no login: `cirkelline users add {email}` gives one")
+        await logins.change(conn, found, hashed)
+        await users.revoke_tokens_of(conn, found.id)
+    return found
 
 
 async def login(db: Database, email: str, password: str, *, replace_token: bool = False) -> LoggedIn:

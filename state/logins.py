@@ -108,6 +108,17 @@ async def switch(conn: Conn, account: int, *, active: bool) -> bool:
     return (await conn.execute(SWITCH, {"id": account, "active": active})).rowcount > 0
 
 
+CHANGE: Final = """
+UPDATE public.users SET hashed_password = %(hashed)s::text, updated_at = now() AT TIME ZONE 'UTC' WHERE id = %(id)s::integer
+"""
+
+
+async def change(conn: Conn, login: Login, hashed: str) -> None:
+    """Give a login another password, and forget what was tried with the one before."""
+    await conn.execute(CHANGE, {"id": login.id, "hashed": hashed})
+    await conn.execute(CLEAR, {"who": _who(login.email)})
+
+
 SUCCEEDED: Final = "UPDATE public.users SET last_login = now() AT TIME ZONE 'UTC' WHERE id = %(id)s::integer"
 CLEAR: Final = "DELETE FROM runtime.login_attempts WHERE who = %(who)s::bytea"
 

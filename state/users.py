@@ -182,6 +182,16 @@ async def revoke_token(conn: Conn, user_id: UUID) -> bool:
     return (await conn.execute(REVOKE, {"id": user_id})).rowcount > 0
 
 
+REVOKE_OF: Final = """
+UPDATE runtime.users u SET auth_token = NULL WHERE u.auth_token IS NOT NULL AND runtime.login_of(u.id) = %(account)s::integer
+"""
+
+
+async def revoke_tokens_of(conn: Conn, account: int) -> None:
+    """Let no token stand any more for whoever has this login."""
+    await conn.execute(REVOKE_OF, {"account": account})
+
+
 def _hashed(token: str) -> str:
     # A token is random and long: nothing slower is needed to keep it from being guessed.
     return "sha256:" + hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()

@@ -53,7 +53,7 @@ workers list|drain
 sessions list|show|archive|export
 knowledge add|list|search|show|remove|reindex
 memories list|search|add|forget|undo|optimize|why|capture
-users add|list|login|profile|adopt|deactivate|export|delete
+users add|list|login|password|profile|adopt|deactivate|export|delete
 models list|pull
 db url|status|migrate|adopt|retention|stop
 """

@@ -102,6 +102,7 @@ JSON_COMMANDS = [
     ("users", "add", "ivo"),
     ("users", "list"),
     ("users", "login", "ivo"),
+    ("users", "password", "ivo"),
     ("users", "profile", "ivo"),
     ("users", "adopt", "user-123", "--as", "ivo"),
     ("users", "adopt", "--list"),

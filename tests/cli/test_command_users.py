@@ -50,6 +50,27 @@ def test_a_password_becomes_a_token_and_that_a_user(cirkelline: Commands, filled
     assert (user["email"], user["login"], user["active"], user["last_login"] is not None) == (EMAIL, True, True, True)
 
 
+def test_another_password_ends_the_old_one_the_token_and_what_was_mistyped(
+    cirkelline: Commands, filled: Filled, ivo: str
+) -> None:
+    cirkelline("users", "login", ivo, stdin=STDIN)
+    for _ in range(5):
+        cirkelline("users", "login", ivo, stdin=b"wrong password\n")
+    changed = cirkelline("users", "password", ivo, stdin=b"battery staple\n")
+    assert (changed.code, changed.err, f"{EMAIL} logs in with the new password" in changed.out) == (0, "", True)
+    assert filled.sql("SELECT auth_token FROM runtime.users") == [(None,)]
+    assert cirkelline("users", "login", ivo, stdin=STDIN).code == 1
+    assert cirkelline("users", "login", ivo, stdin=b"battery staple\n").code == 0
+
+
+def test_another_password_is_refused_in_one_sentence(cirkelline: Commands, filled: Filled, ivo: str) -> None:
+    before = filled.sql("SELECT hashed_password FROM public.users")
+    for user, stdin, said in ((ivo, b"short\n", "too short"), ("zoe", STDIN, "zoe has no login")):
+        refused = cirkelline("users", "password", user, stdin=stdin)
+        assert (refused.code, said in refused.err, refused.err.count("\n")) == (2, True, 1)
+    assert filled.sql("SELECT hashed_password FROM public.users") == before
+
+
 def test_a_wrong_password_and_an_unknown_email_are_refused_alike_and_not_for_ever(
     cirkelline: Commands, filled: Filled, ivo: str
 ) -> None:

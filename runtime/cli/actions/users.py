@@ -52,6 +52,15 @@ async def add(name: str) -> Answer:
     )
 
 
+async def change_password(name: str) -> Answer:
+    """Give a login another password."""
+    password = _password(twice=True)
+    async with opening.database() as opened:
+        changed = await accounts.change_password(opened.db, name, password)
+    said = f"{changed.email} logs in with the new password from now on; a token they had has ended"
+    return Answer({"email": changed.email}, [Text(said)])
+
+
 async def login(name: str, *, replace_token: bool) -> Answer:
     """Print a new token."""
     password = _password(twice=False)

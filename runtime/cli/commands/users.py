@@ -56,6 +56,18 @@ def login(user: str, *, replace_token: bool) -> Work:
     return users.login(user, replace_token=replace_token)
 
 
+@command.add("password", example="cirkelline users password ivo@example.com")
+@_user
+def password(user: str) -> Work:
+    """Give a user who has a login another password; the token they had ends.
+
+    The new password is asked for, or read from the first line of stdin. Whoever may run this needs not know the old one.
+    """
+    from cirkelline.runtime.cli.actions import users
+
+    return users.change_password(user)
+
+
 @command.add("profile", example="cirkelline users profile ivo@example.com --role accountant")
 @_user
 @click.option("--name", type=ANY_TEXT, help="What to call them.")

@@ -31,7 +31,7 @@ _PROTOCOL: Final = """
 import asyncio, json, logging, sys, time
 logging.disable(logging.CRITICAL)
 given = json.loads(sys.argv[1])
-def tell(**facts): print(json.dumps(facts), flush=True)
+def tell(**facts): print(json.dumps(facts) + "\\n", end="", flush=True)
 def told(): return sys.stdin.readline().strip()
 marks = []
 """

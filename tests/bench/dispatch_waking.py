@@ -143,7 +143,7 @@ def idle(url: str, *, seconds: float, command: str) -> Table:
                 used, after = process_ms(worker.process.pid) - cpu, counted(own)
         commits = after.commits - before.commits - 3  # our own look at the counters
         rows.append((engine.name, number(used / seconds / 10), number(commits / seconds * 60, 0)))
-    title = f"A worker that has nothing to do, over {seconds:.0f} s; default settings"
+    title = f"A worker that has nothing to do, over {seconds:.0f} s; default settings, where nothing is said"
     return Table("idle", title, IDLE, rows, command)
 
 

@@ -26,12 +26,12 @@ from dispatch_scene import agents_and_tasks, servable
 
 from cirkelline.state import migrations
 
-PACKAGES: Final = ("pgqueuer==1.6.0", "asyncpg", "procrastinate>=3.10,<4", "psycopg[binary,pool]")
+PACKAGES: Final = ("pgqueuer==1.6.0", "asyncpg", "procrastinate>=3.10,<4", "psycopg[binary,pool]", "dbos>=3.4,<3.5")
 _PROTOCOL: Final = """
 import asyncio, json, logging, sys, time
 logging.disable(logging.CRITICAL)
 given = json.loads(sys.argv[1])
-def tell(**facts): print(json.dumps(facts), flush=True)
+def tell(**facts): print(json.dumps(facts) + "\\n", end="", flush=True)
 def told(): return sys.stdin.readline().strip()
 marks = []
 """
@@ -173,6 +173,106 @@ asyncio.run(globals()[given["do"]]())
 """
 )
 
+DBOS: Final = (
+    _PROTOCOL
+    + """
+import os, threading
+import sqlalchemy
+from dbos import DBOS, DBOSClient
+from dbos._sys_db import SystemDatabase
+
+JOB = {"workflow_name": "job", "queue_name": "line"}
+SAID = {"workflow_name": "said", "queue_name": "line"}
+
+@DBOS.workflow()
+def job(): pass
+
+@DBOS.workflow()
+def said(at, seconds):
+    tell(began=time.monotonic(), given={"at": at, "seconds": seconds})
+    time.sleep(seconds)
+
+def client():
+    return DBOSClient(system_database_url=given["url"])
+
+def transaction():
+    return sqlalchemy.create_engine(given["url"].replace("postgresql://", "postgresql+psycopg://")).begin()
+
+def launch(concurrency):
+    # Without a name of its own, a worker that starts takes the running workflows of another one for its own earlier ones.
+    own = {"executor_id": str(os.getpid()), "application_version": "bench"}
+    DBOS(config={"name": "bench", "system_database_url": given["url"], **own})
+    DBOS.launch()
+    every = {"polling_interval_sec": given["poll"]} if "poll" in given else {}
+    DBOS.register_queue("line", worker_concurrency=concurrency, **every)
+
+def fill():
+    if given["install"]:
+        DBOS.migrate(given["url"])
+    engine = client()
+    for begin in range(0, given["jobs"], 1000):
+        with transaction() as conn:
+            for _ in range(begin, min(begin + 1000, given["jobs"])):
+                engine.enqueue_in_transaction(conn, JOB)
+
+def drain():
+    ready, gate, empty = threading.Event(), threading.Event(), threading.Event()
+    claim, finish, claimed = SystemDatabase.start_queued_workflows, SystemDatabase.update_workflow_outcome, []
+    def gated(self, queue, *rest, **more):
+        if queue.name != "line":
+            return claim(self, queue, *rest, **more)
+        ready.set()
+        gate.wait()
+        ids, full = claim(self, queue, *rest, **more)
+        claimed.extend(ids)
+        if not ids and not full and len(marks) == len(claimed):
+            empty.set()
+        return ids, full
+    def marked(*rest, **more):
+        finished = finish(*rest, **more)
+        marks.append((time.monotonic(), 1))
+        return finished
+    SystemDatabase.start_queued_workflows, SystemDatabase.update_workflow_outcome = gated, marked
+    launch(given["batch"])
+    ready.wait()
+    tell(ready=True)
+    told()
+    began, cpu = time.monotonic(), time.process_time()
+    gate.set()
+    empty.wait()
+    cpu = (time.process_time() - cpu) * 1000
+    DBOS.destroy()
+    tell(began=began, marks=marks, cpu=cpu)
+    told()
+
+def serve():
+    launch(None)
+    threading.Timer(3, lambda: tell(ready=True)).start()
+    threading.Event().wait()
+
+def submit():
+    engine = client()
+    for pause in given["pauses"]:
+        time.sleep(pause)
+        engine.enqueue(SAID, at=time.monotonic(), seconds=given["seconds"])
+
+def enqueue():
+    engine = client()
+    engine.enqueue(JOB)
+    began = time.monotonic()
+    for _ in range(given["single"]):
+        engine.enqueue(JOB)
+    single = time.monotonic() - began
+    began = time.monotonic()
+    for _ in range(0, given["bulk"], 1000):
+        with transaction() as conn:
+            conn.exec_driver_sql("SELECT dbos.enqueue_workflow('job', 'line') FROM generate_series(1, 1000)")
+    tell(single=single, bulk=time.monotonic() - began)
+
+globals()[given["do"]]()
+"""
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -252,3 +352,9 @@ def pgqueuer(**options: Any) -> Engine:
 def procrastinate() -> Engine:
     """procrastinate 3 on psycopg."""
     return Engine("procrastinate", (str(peers_python()), "-c", PROCRASTINATE), {})
+
+
+def dbos(**options: Any) -> Engine:
+    """DBOS 3 on psycopg. Its queues poll, each second unless `poll` says how many seconds."""
+    name = f"DBOS, polling each {options['poll'] * 1000:.0f} ms" if "poll" in options else "DBOS"
+    return Engine(name, (str(peers_python()), "-c", DBOS), options)

@@ -73,6 +73,8 @@ def database(url: str, *, template: str = "template0") -> Iterator[str]:
         make = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
         conn.execute(make)
         try:
+            # Else the log that the copy wrote is counted once this connection has idled, in the middle of a run.
+            conn.execute("SELECT pg_stat_force_next_flush()")
             yield at(url, name)
         finally:
             conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

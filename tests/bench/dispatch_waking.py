@@ -69,8 +69,13 @@ def _submitted(engine: Engine, process: subprocess.Popen[str]) -> None:
         raise SystemExit(f"{engine.name} cannot submit")
 
 
+def as_they_come() -> list[Engine]:
+    return [engines.ours(), engines.pgqueuer(), engines.procrastinate(), engines.dbos()]
+
+
 def every() -> list[Engine]:
-    return [engines.ours(), engines.pgqueuer(), engines.procrastinate()]
+    """These, and the one that only polls as it does so twenty times as often."""
+    return [*as_they_come(), engines.dbos(poll=0.05)]
 
 
 def latencies(url: str, compared: list[Engine], amount: int, dice: random.Random) -> list[list[float]]:
@@ -135,7 +140,7 @@ def recovered(url: str, engine: Engine, patience: float) -> float | None:
 def recovery(url: str, *, patience: float, command: str) -> Table:
     """Kill a worker of each engine, with its default settings."""
     rows = []
-    for engine in every():
+    for engine in as_they_come():
         found = recovered(url, engine, patience)
         rows.append((engine.name, f"not within {patience:.0f}" if found is None else number(found, 1)))
     title = f"kill -9 of a worker that runs {HELD} tasks, beside another one that is idle; default settings"
@@ -155,13 +160,13 @@ def idle(url: str, *, seconds: float, command: str) -> Table:
                 used, after = process_ms(worker.process.pid) - cpu, counted(own)
         commits = after.commits - before.commits - 3  # our own look at the counters
         rows.append((engine.name, number(used / seconds / 10), number(commits / seconds * 60, 0)))
-    title = f"A worker that has nothing to do, over {seconds:.0f} s; default settings"
+    title = f"A worker that has nothing to do, over {seconds:.0f} s; default settings, where nothing is said"
     return Table("idle", title, IDLE, rows, command)
 
 
 def enqueue(url: str, *, jobs: int, rounds: int, command: str) -> Table:
     """Put jobs in line: one by one, each with its own commit, and in bulk."""
-    compared = every()
+    compared = as_they_come()
     rates: list[list[tuple[float, float]]] = [[] for _ in compared]
     single, bulk = jobs // 5, max(jobs // 1000, 1) * 1000
     for _ in range(rounds):

@@ -1,6 +1,6 @@
 """Dispatch beside its peers: `python tests/bench/dispatch.py drain|enqueue|pickup|recovery|backlog|idle|endtoend|all`.
 
-Each command measures one thing on ours and on the engines that do the same, in turn (`pickup`: beside each other) on one
+Each command measures one thing on ours and on the engines that do the same, in turn (`pickup`: beside each) on one
 server with fsync on, and prints a table; `--write` puts it into docs/dispatch.md. Works on DATABASE_URL's server, or on an
 embedded one. The peers are installed from the package index into a virtual environment of their own, once.
 

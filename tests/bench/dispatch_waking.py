@@ -105,19 +105,29 @@ def _waited(engine: Engine, said: dict[str, Any] | None) -> float:
 
 
 def pickup(url: str, *, amount: int, rounds: int, command: str) -> Table:
-    """Measure latencies of all engines side by side, so that each has its share of whatever disturbs the machine."""
-    compared, dice = every(), random.Random(1)  # noqa: S311 - the same pauses each time
-    waits: list[list[float]] = [[] for _ in compared]
+    """Measure the latencies of ours and of each peer side by side, so that both have their share of what disturbs them."""
+    ours, *peers = every()
+    dice = random.Random(1)  # noqa: S311 - the same pauses each time
+    mine: list[list[float]] = [[] for _ in peers]
+    theirs: list[list[float]] = [[] for _ in peers]
     for _ in range(rounds):
-        for its, more in zip(waits, latencies(url, compared, amount, dice), strict=True):
-            its.extend(more)
-    halves = [statistics.median(its) for its in waits]
-    rows = [
-        (engine.name, number(half, 1), number(statistics.quantiles(its, n=20)[-1], 1), number(halves[0] / half))
-        for engine, its, half in zip(compared, waits, halves, strict=True)
+        for n, peer in enumerate(peers):
+            both = latencies(url, [ours, peer], amount, dice)
+            mine[n].extend(both[0])
+            theirs[n].extend(both[1])
+    rows = [(ours.name, *_halves([each for its in mine for each in its]), number(1))]
+    rows += [
+        (peer.name, *_halves(its), number(statistics.median(own) / statistics.median(its)))
+        for peer, own, its in zip(peers, mine, theirs, strict=True)
     ]
-    title = f"From the call that submits to the begin of the run in an idle worker, {amount * rounds} tasks"
+    title = (
+        f"From the call that submits to the begin of the run in an idle worker, {amount * rounds} tasks of each peer"
+    )
     return Table("pickup", title, PICKUP, rows, command)
+
+
+def _halves(waits: list[float]) -> tuple[str, str]:
+    return number(statistics.median(waits), 1), number(statistics.quantiles(waits, n=20)[-1], 1)
 
 
 def recovered(url: str, engine: Engine, patience: float) -> float | None:

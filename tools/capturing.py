@@ -87,10 +87,11 @@ class Fact(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    # First the words, then what they say: a small model that begins with the fact makes one up.
+    quote: Annotated[str, Field(max_length=_LONGEST_QUOTE, description="The user's own words for it, copied exactly.")]
     fact: Annotated[
         str, Field(min_length=1, max_length=LONGEST_FACT, description="One short sentence: Lives in Aarhus.")
     ]
-    quote: Annotated[str, Field(max_length=_LONGEST_QUOTE, description="The user's own words for it, copied exactly.")]
     decision: Annotated[Decision, Field(description="add, update or ignore")] = Decision.ADD
     replaces: Annotated[
         list[Annotated[int, Field(ge=1, le=2_147_483_647)]],
@@ -111,7 +112,7 @@ async def keep_facts(ctx: ToolContext, facts: Annotated[list[Fact], Field(max_le
         facts: The facts, each with the words that say it.
     """
     lines = [await _kept(ctx, fact) for fact in facts]
-    return "\n".join([*lines, "That is all: answer with the one word done."])
+    return "\n".join(lines) or "nothing is kept"
 
 
 async def _kept(ctx: ToolContext, fact: Fact) -> str:
@@ -119,7 +120,8 @@ async def _kept(ctx: ToolContext, fact: Fact) -> str:
         heard = gate(fact, ctx.memories.heard)
         if fact.decision is Decision.IGNORE:
             return f"ignored: {fact.fact}"
-        replaces = fact.replaces if fact.decision is Decision.UPDATE else []
+        said = fact.replaces if fact.decision is Decision.UPDATE else []
+        replaces = [each for each in said if each in ctx.memories.shown]
         kept = await ctx.memories.remember(
             fact.fact, topics=fact.topics, replaces=replaces, origin=Origin.CAPTURED, message=heard
         )

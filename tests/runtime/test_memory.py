@@ -266,7 +266,7 @@ def capturing(*facts: dict[str, Any]) -> Answers:
     def answer(shown: Shown) -> Any:
         if not is_capture(shown):
             return f"heard {shown[-1][1]}"
-        return "done" if shown[-1][0] == "tool" else ("keep_facts", {"facts": list(facts)})
+        return ("keep_facts", {"facts": list(facts)})
 
     return answer
 
@@ -309,7 +309,7 @@ async def test_what_a_user_says_of_themselves_is_known_in_the_next_conversation_
     assert await place.value("SELECT task_type FROM runtime.tasks WHERE id = %s", kept.task_id) == "capture"
     shown = [each for each in model.shown if not is_capture(each)]
     assert "Lives in Aarhus" in shown[-1][1][1]
-    (look, _) = [each for each in model.shown if is_capture(each)]
+    (look,) = [each for each in model.shown if is_capture(each)]
     assert looked_at(look) == [
         {"user": "Hi! I live in Aarhus, and what is 2 + 2?"},
         {"assistant": "heard Hi! I live in Aarhus, and what is 2 + 2?"},
@@ -387,6 +387,6 @@ async def test_a_model_says_what_a_new_fact_replaces(place: Workplace) -> None:
         async with place.working(embedders=Bags()):
             await place.ended(await place.turn(session, user, "I moved from Ghent to Aarhus"))
             await settled(place)
-    (look, _) = [shown for shown in model.shown if is_capture(shown)]
+    (look,) = [shown for shown in model.shown if is_capture(shown)]
     assert looked_at(look)[0]["remembered already"][0].startswith(f"[{old}] Lives in Ghent")
     assert await texts(place, user) == ["Lives in Aarhus"]

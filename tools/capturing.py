@@ -69,6 +69,27 @@ _UNREAL: Final = re.compile(
     r"|my character|(an|as an) example|a user (might|may|could|would)|just kidding|act as)\b",
     re.IGNORECASE,
 )
+# Whose a quote is that begins with somebody or something else: `my mother is in hospital` says nothing of one's own health.
+_OF_ANOTHER: Final = re.compile(
+    r"^\W*(?:(?:and|but|so|og|und|et|y)\W+)?(?:my|our|mine|min|mit|meine?|unsere?|mon|ma|mes|mis?)\W+(?!(?:name|job|work|home|age|birthday"
+    r"|profession|navn|name|nom|nombre)\b)(\w+)",
+    re.IGNORECASE,
+)
+_THEY: Final = re.compile(
+    r"^\W*(?:and\W+)?(he|she|it|they|this|that|there|han|hun|den|det|er|sie|es|il|elle)\b", re.IGNORECASE
+)
+_NOT: Final = re.compile(
+    r"\b(not|no|never|cannot|without|nobody|nothing|ikke|nicht|kein\w*|pas|nunca)\b|n['\u2019]t\b", re.IGNORECASE
+)
+_AGAINST: Final = re.compile(
+    r"\b(dis\w+|hates?|avoid\w*|un\w+|free|stopped|quit|refus\w+|vegan|vegetarian)\b", re.IGNORECASE
+)
+_CALLED: Final = re.compile(r"\b(?:called|named) (\w)", re.IGNORECASE)
+_LIVES: Final = re.compile(r"\b(lives?|living)\b", re.IGNORECASE)
+_AT_HOME: Final = re.compile(
+    r"\b(liv\w+|home|mov\w+|based|resid\w+|from|flat|house|apartment|rent\w*|bor|wohn\w*|hab\w+|viv\w+)\b",
+    re.IGNORECASE,
+)
 _CODE: Final = re.compile(
     r"```|=>|\bdef \w+\(|\bSELECT\b.*\bFROM\b|[{};]\s*$|</\w+>|\w+\(\)|^\s*(import|from) \w+", re.MULTILINE
 )
@@ -155,7 +176,8 @@ def _around(content: str, match: re.Match[str], ends: str) -> str:
 
 
 def _faults(fact: str, clause: str, sentence: str, content: str) -> Iterable[tuple[str, bool]]:
-    yield "it is a question or a request", clause.endswith("?") or bool(_REQUEST.search(clause))
+    asked = clause.endswith("?") or bool(_REQUEST.search(clause)) or "please" in fact.lower().split()
+    yield "it is a question or a request", asked
     yield "it is about this conversation", bool(_ABOUT_THE_TALK.search(fact))
     yield "it is not said of the user", not _SELF.search(sentence)
     yield (
@@ -166,7 +188,29 @@ def _faults(fact: str, clause: str, sentence: str, content: str) -> Iterable[tup
     )
     yield "it holds for a short time only", bool(_PASSING.search(fact) or _PASSING.search(clause))
     yield "it is not meant as a fact", bool(_UNREAL.search(sentence) or _UNREAL.search(content[:200]))
-    yield "it says something else than its quote", not _covered(fact, content)
+    yield "it is said of somebody else", _is_of_another(fact, clause)
+    yield "it says something else than its quote", not _covered(fact, content) or _is_turned(fact, sentence)
+
+
+def _is_of_another(fact: str, clause: str) -> bool:
+    """Whether a clause is about somebody or something else, whom the fact does not name."""
+    if _THEY.search(clause) or _THEY.search(fact):
+        return True
+    other = _OF_ANOTHER.search(clause)
+    return other is not None and other[1][:4].lower() not in fact.lower()
+
+
+def _is_turned(fact: str, sentence: str) -> bool:
+    """Whether a fact denies what the user says, affirms what the user denies, or says nothing that could be true."""
+    if len(re.findall(r"\w+", fact)) < _FEWEST_WORDS:
+        return True
+    denied, denies = bool(_NOT.search(sentence)), bool(_NOT.search(fact))
+    if denies != denied and (denies or not _AGAINST.search(fact)):
+        return True
+    named = _CALLED.search(fact)
+    if named is not None and not named[1].isupper():
+        return True
+    return bool(_LIVES.search(fact)) and not _AT_HOME.search(sentence)
 
 
 def may_tell(said: str) -> bool:
@@ -279,6 +323,7 @@ _FREE: Final = frozenset(
 )
 _COVERED: Final = 0.5
 _SHORTEST_NAME: Final = 3
+_FEWEST_WORDS: Final = 2
 
 
 def _covered(fact: str, content: str) -> bool:

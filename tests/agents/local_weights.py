@@ -10,7 +10,6 @@ import platformdirs
 
 from cirkelline.agents import weights
 
-
 EMBEDDED: Final = {"embedded": weights.SMALL, "embedded-default": weights.DEFAULT}
 """What a benchmark calls the models that run on this machine: the one that the tests run too, and the one that users get."""
 

@@ -321,7 +321,8 @@ async def measure_model(amount: int, label: str, told: int) -> None:
         scenes = await scenes_of(await pool.get(LABEL), amount, told)
         for number, scene in enumerate(scenes):
             await write(place, scene, f"rule {number}", by_rule)
-        say((await ours(place, scenes)).line("ours, rule", people=amount, memories=told))
+        left = await lost(place, scenes)
+        say((await ours(place, scenes)).line("ours, rule", people=amount, memories=told, lost=left))
         figures = await consolidated(place, scenes, labelled(label), dict(os.environ))
         say(figures.line(f"ours, rule and {label}", people=amount, memories=told, lost=await lost(place, scenes)))
 

@@ -174,6 +174,35 @@ async def test_what_replaces_a_memory_takes_its_place_and_keeps_the_old_one_in_t
     assert (await UserMemories(place.db, Bags(), user).remember("likes GREEN tea")).id == other
 
 
+async def test_a_model_replaces_only_memories_that_it_was_shown(place: Workplace) -> None:
+    (_, user) = (await place.agent("other", [DONE]), (await place.session("other"))[1])
+    (shown,) = await told(place, user, "Works at Northwind")
+
+    def changing(old: int) -> dict[str, Any]:
+        return {"tool": "remember", "arguments": {"fact": "Works at Bluefin", "replaces": [old]}}
+
+    look = {"tool": "recall", "arguments": {"question": "Works at Northwind"}}
+    turns = [
+        {"calls": [changing(shown)]},
+        {"calls": [look]},
+        {"calls": [changing(999_999)]},
+        {"calls": [changing(shown)]},
+        DONE,
+    ]
+    await place.agent("keeper", turns, tools=["remember", "recall"])
+    session, _ = await place.session("keeper")
+    async with place.working(embedders=Bags()):
+        (task,) = await place.ended(await place.turn(session, user, "go"))
+    results = await place.rows(
+        "SELECT output ->> 'text' FROM runtime.journal WHERE task_id = %s AND kind = 'tool' ORDER BY position", task.id
+    )
+    unseen, _, other, done = (str(row[0]) for row in results)
+    assert f"you have not been shown a memory with the id {shown}" in unseen
+    assert f"you have not been shown a memory with the id 999999" in other
+    assert "in place of: Works at Northwind" in done
+    assert await texts(place, user) == ["Works at Bluefin"]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

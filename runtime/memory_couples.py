@@ -165,6 +165,16 @@ _EXAMPLES: Final = (
     ("The best friend is Tim", "Olga is the best friend", True),
 )
 
+CONTROLS: Final = (
+    ("Takes ramipril against high blood pressure", "Takes insulin against diabetes"),
+    ("Wakes up at six", "Goes to bed at eleven"),
+    ("Prefers short answers", "Prefers answers in Danish"),
+    ("Writes a thesis about rent control", "Rents from the landlord Mrs. Ferrari"),
+    ("Works from home on Fridays", "Works at the hospital"),
+    ("Runs on Mondays", "Swims on Thursdays"),
+)
+"""Facts that are both true. A model that takes one of them for replaced is not believed about any: the smallest are not."""
+
 # Both have to say so: one alone is wrong about every third pair of facts that sound alike.
 QUESTIONS: Final = (
     Question(

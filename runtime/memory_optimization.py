@@ -153,7 +153,14 @@ async def _compared(run: WorkflowRun, taken: set[int], model: str) -> tuple[list
     """Ask a small model about two at a time."""
     gone: dict[int, int] = {}
     undecided = 0
-    for number, each in enumerate(await run.step("pair", couples, sorted(taken)), 1):
+    pairs = await run.step("pair", couples, sorted(taken))
+    try:
+        fit = not pairs or await run.step("examine", examine, model)
+    except StepFailed:
+        fit = False
+    if not fit:
+        return [], len(pairs)
+    for number, each in enumerate(pairs, 1):
         if each.old.id in gone:
             continue
         try:
@@ -194,10 +201,22 @@ async def couples(ctx: ToolContext, taken: Sequence[int]) -> list[Couple]:
         return memory_couples.couples(listed, await optimizing.pairs(door, above=memory_couples.LEAST))
 
 
+async def examine(ctx: ToolContext, model: str) -> bool:
+    """Whether a small model is right about what is known: one that is not would lose what is true."""
+    for old, new in memory_couples.CONTROLS:
+        if await _replaced(ctx, model, old, new):
+            return False
+    return True
+
+
 async def compare(ctx: ToolContext, couple: Couple, model: str) -> bool:
     """Ask a small model whether the older of two has been replaced."""
+    return await _replaced(ctx, model, couple.old.memory, couple.new.memory)
+
+
+async def _replaced(ctx: ToolContext, model: str, old: str, new: str) -> bool:
     for each in memory_couples.QUESTIONS:
-        asked = each.of(couple.old.memory, couple.new.memory)
+        asked = each.of(old, new)
         if not each.says_so(await _asking(ctx)(model, each.instructions, asked, each.tool, examples=each.examples)):
             return False
     return True

@@ -85,6 +85,13 @@ _AGAINST: Final = re.compile(
     r"\b(dis\w+|hates?|avoid\w*|un\w+|free|stopped|quit|refus\w+|vegan|vegetarian)\b", re.IGNORECASE
 )
 _CALLED: Final = re.compile(r"\b(?:called|named) (\w)", re.IGNORECASE)
+_OWN_NAME: Final = re.compile(r"^(?:the )?(?:user |person )?(?:is )?(?:called|named) (\w+)", re.IGNORECASE)
+_SOMEBODY: Final = re.compile(
+    r"\b(?:an?|the|my|our|two|three)\W+(?!name\b)(?:\w+\W+){1,3}(?:called|named)\b", re.IGNORECASE
+)
+_NAMES_ITSELF: Final = (
+    r"\b(?:name is|name's|i'?m|i am|call me|called|hedder|jeg er|hei(?:ß|ss)e|ich bin|appelle|je suis|llamo|soy)\W+"
+)
 _LIVES: Final = re.compile(r"\b(lives?|living)\b", re.IGNORECASE)
 _AT_HOME: Final = re.compile(
     r"\b(liv\w+|home|mov\w+|based|resid\w+|from|flat|house|apartment|rent\w*|bor|wohn\w*|hab\w+|viv\w+)\b",
@@ -195,6 +202,10 @@ def _faults(fact: str, clause: str, sentence: str, content: str) -> Iterable[tup
 def _is_of_another(fact: str, clause: str) -> bool:
     """Whether a clause is about somebody or something else, whom the fact does not name."""
     if _THEY.search(clause) or _THEY.search(fact):
+        return True
+    named = _OWN_NAME.search(fact)
+    # `I have a dog called Bella` is nobody's own name, and `I'm called Bella` is.
+    if named is not None and not re.search(_NAMES_ITSELF + named[1], _SOMEBODY.sub("", clause), re.IGNORECASE):
         return True
     other = _OF_ANOTHER.search(clause)
     return other is not None and other[1][:4].lower() not in fact.lower()

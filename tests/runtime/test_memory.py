@@ -198,7 +198,7 @@ async def test_a_model_replaces_only_memories_that_it_was_shown(place: Workplace
     )
     unseen, _, other, done = (str(row[0]) for row in results)
     assert f"you have not been shown a memory with the id {shown}" in unseen
-    assert f"you have not been shown a memory with the id 999999" in other
+    assert "you have not been shown a memory with the id 999999" in other
     assert "in place of: Works at Northwind" in done
     assert await texts(place, user) == ["Works at Bluefin"]
 

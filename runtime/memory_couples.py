@@ -2,8 +2,8 @@
 
 Small models can neither look through a list nor name memories by their ids, and are wrong now and then about two of them.
 So they are asked only where a rule says that the older one tells how one thing is, the later one does so too or tells of
-a change, each is among the nearest to the other, and both have one subject. Then they are asked in two ways, and only if
-both answers say so is the older one replaced. What happened once, or may be there several times, is never in question.
+a change, each is among the nearest to the other, and both have one subject. Then they are asked in two ways and in both
+orders, and only if all four answers say so is the older one replaced. What happened once, or may be there several times, is never in question.
 """
 
 from __future__ import annotations
@@ -166,16 +166,17 @@ _EXAMPLES: Final = (
 )
 
 CONTROLS: Final = (
-    ("Takes ramipril against high blood pressure", "Takes insulin against diabetes"),
     ("Wakes up at six", "Goes to bed at eleven"),
     ("Prefers short answers", "Prefers answers in Danish"),
-    ("Writes a thesis about rent control", "Rents from the landlord Mrs. Ferrari"),
+    ("Takes ramipril against high blood pressure", "Takes insulin against diabetes"),
     ("Works from home on Fridays", "Works at the hospital"),
-    ("Runs on Mondays", "Swims on Thursdays"),
+    ("Uses Python at work", "Uses Linux on the laptop"),
+    ("Lives in Aarhus", "Lives with two flatmates"),
 )
 """Facts that are both true. A model that takes one of them for replaced is not believed about any: the smallest are not."""
 
-# Both have to say so: one alone is wrong about every third pair of facts that sound alike.
+# Both have to say so, and whichever of two facts is taken for the older one: facts about one thing replace each other either
+# way. One question alone is wrong about every third pair of facts that sound alike.
 QUESTIONS: Final = (
     Question(
         'You are given an old and a new fact about one person. Is the old fact still true today? Answer "yes" or "no". It is'
@@ -197,3 +198,8 @@ QUESTIONS: Final = (
         both=Answer.BOTH,
     ),
 )
+
+
+def asked(old: str, new: str) -> list[tuple[Question, str]]:
+    """Return all that a small model is asked about two facts, each with the words."""
+    return [(each, each.of(*two)) for each in QUESTIONS for two in ((old, new), (new, old))]

@@ -32,6 +32,8 @@ NEAR: Final = 0.6
 """The cosine from which on two memories are shown to a model together."""
 BATCH: Final = 24
 """Memories that a model is shown at once."""
+_PATIENCE: Final = "30m"
+"""A small model on a busy machine takes minutes for what it is asked, and waits for chats."""
 _SAYS_SOMETHING: Final = 4  # letters: more than `and`, `the` or `his`
 _LARGEST: Final = 12  # memories of one cluster; what is more is looked at by the next run
 
@@ -155,7 +157,7 @@ async def _compared(run: WorkflowRun, taken: set[int], model: str) -> tuple[list
     undecided = 0
     pairs = await run.step("pair", couples, sorted(taken))
     try:
-        fit = not pairs or await run.step("examine", examine, model)
+        fit = not pairs or await run.step("examine", examine, model, timeout=_PATIENCE)
     except StepFailed:
         fit = False
     if not fit:
@@ -164,7 +166,7 @@ async def _compared(run: WorkflowRun, taken: set[int], model: str) -> tuple[list
         if each.old.id in gone:
             continue
         try:
-            if await run.step(f"classify {number}", compare, each, model):
+            if await run.step(f"classify {number}", compare, each, model, timeout=_PATIENCE):
                 gone[each.old.id] = each.new.id
         except StepFailed:
             undecided += 1
@@ -215,8 +217,7 @@ async def compare(ctx: ToolContext, couple: Couple, model: str) -> bool:
 
 
 async def _replaced(ctx: ToolContext, model: str, old: str, new: str) -> bool:
-    for each in memory_couples.QUESTIONS:
-        asked = each.of(old, new)
+    for each, asked in memory_couples.asked(old, new):
         if not each.says_so(await _asking(ctx)(model, each.instructions, asked, each.tool, examples=each.examples)):
             return False
     return True

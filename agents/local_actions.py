@@ -35,7 +35,7 @@ def described(tools: Sequence[ToolSchema], reply: str | None) -> str:
 def only_choice(tool: ToolSchema) -> tuple[str, Schema] | None:
     """Return the name and schema of a tool's one argument where that is one of some texts: it is answered with the text.
 
-    A small model that has to write an object around a word chooses worse (docs/decisions/005-embedded-model.md).
+    An object around it is only more to write.
     """
     properties = _properties(tool.parameters)
     if len(properties) != 1 or set(tool.parameters.get("required", ())) != set(properties):

@@ -141,7 +141,8 @@ class Question:
 
     def says_so(self, arguments: Mapping[str, Any]) -> bool:
         """Whether an answer is that the earlier one has been replaced."""
-        return bool(arguments["answer"] == self.replaced)
+        answer: object = arguments["answer"]
+        return answer == self.replaced
 
     @property
     def examples(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -176,7 +177,7 @@ CONTROLS: Final = (
 """Facts that are both true. A model that takes one of them for replaced is not believed about any: the smallest are not."""
 
 # Both have to say so, and whichever of two facts is taken for the older one: facts about one thing replace each other either
-# way. One question alone is wrong about every third pair of facts that sound alike.
+# way. One question alone is often wrong about facts that sound alike.
 QUESTIONS: Final = (
     Question(
         'You are given an old and a new fact about one person. Is the old fact still true today? Answer "yes" or "no". It is'

@@ -84,10 +84,12 @@ class ChatModel(Protocol):
         """Name the model as definitions write it: `provider:NAME`."""
         ...
 
-    def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncIterator[Delta]:
+    def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncIterator[Delta]:
         """Answer `messages`, offering `tools`; ends normally only when the answer is whole, else raises ModelError.
 
-        Closing the iterator early must stop the model's work promptly.
+        With `must_call` it is held to calling one of them, as far as the provider can hold it to that. Closing the iterator early must stop the model's work promptly.
         """
         ...
 

@@ -79,6 +79,18 @@ class LocalServer:
         await self.close()
 
 
+def _filled(written: str, tool: ToolSchema) -> Call:
+    """Return the call of the one tool that had to be called; raises DecisionMalformed."""
+    choice = local_actions.only_choice(tool)
+    return local_answer.arguments(f"{{{json.dumps(choice[0])}: {written}}}" if choice else written, tool.name)
+
+
+def _numbered(call: Call, messages: Sequence[ChatMessage]) -> ToolCall:
+    """Return a call with an id that tells calls of one conversation apart, and is the same when it is replayed."""
+    number = sum(len(message.tool_calls) for message in messages) + 1
+    return ToolCall(f"call-{number}", call.name, json.dumps(call.arguments))
+
+
 @dataclass(slots=True)
 class _Answer:
     """One answer of the engine's as it is written, and what it says of it at its end."""
@@ -117,20 +129,21 @@ class LocalChatModel:
         self._max_tokens = max_tokens or MAX_TOKENS
         self._seed = seed
 
-    async def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncGenerator[Delta]:
+    async def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncGenerator[Delta]:
         """Answer in text as it is written, or with one tool call.
 
-        A turn of many calls, or one that asks again for what it was given, gets to reply and nothing else. Raises
-        AnswerTruncated at the token limit, ModelRequestRejected when the conversation is too long, EngineFailed.
+        A turn of many calls, or one that asks again for what it was given, gets to reply and nothing else, unless it
+        must call. Raises AnswerTruncated at the token limit, ModelRequestRejected when the conversation is too long,
+        EngineFailed.
         """
         made = local_prompt.turn(messages)
         deciding = _Answer()
-        if tools and len(made) < local_prompt.CALLS_PER_TURN:
-            call = await self._decide(messages, tools, deciding)
-            if call is not None and not local_prompt.is_repeated(call, made):
-                # The id tells calls of one conversation apart, and comes out the same when the conversation is replayed.
-                number = sum(len(message.tool_calls) for message in messages) + 1
-                yield Delta(tool_calls=(ToolCall(f"call-{number}", call.name, json.dumps(call.arguments)),))
+        if tools and (must_call or len(made) < local_prompt.CALLS_PER_TURN):
+            call = await self._decide(messages, tools, deciding, must_call=must_call)
+            if call is not None and (must_call or not local_prompt.is_repeated(call, made)):
+                yield Delta(tool_calls=(_numbered(call, messages),))
                 yield Delta(usage=deciding.usage)
                 return
         reply = _Answer()
@@ -140,18 +153,22 @@ class LocalChatModel:
         yield Delta(usage=deciding.usage + reply.usage)
 
     async def _decide(
-        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], answer: _Answer
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], answer: _Answer, *, must_call: bool
     ) -> Call | None:
-        action = local_prompt.reply_action(tools)
-        form = {"name": "decision", "schema": local_actions.schema(tools, action), "strict": True}
-        told = local_prompt.to_decide(messages, tools)
-        async with contextlib.aclosing(
-            self._write(told, answer, {"type": "json_schema", "json_schema": form})
-        ) as pieces:
+        only = tools[0] if must_call and len(tools) == 1 else None
+        action = None if must_call else local_prompt.reply_action(tools)
+        held = local_actions.filled(only) if only else local_actions.schema(tools, action)
+        told = (
+            local_prompt.to_fill(messages, only)
+            if only
+            else local_prompt.to_decide(messages, tools, must_call=must_call)
+        )
+        form = {"type": "json_schema", "json_schema": {"name": "decision", "schema": held, "strict": True}}
+        async with contextlib.aclosing(self._write(told, answer, form)) as pieces:
             async for _ in pieces:
                 pass
         try:
-            return local_answer.decision(answer.text, action)
+            return _filled(answer.text, only) if only else local_answer.decision(answer.text, action)
         except local_answer.DecisionMalformed as error:
             raise AnswerTruncated(f"{self.label} gave no usable answer: {error}; try again") from None
 

@@ -15,6 +15,7 @@ _RULES: Final = (
     'Write {{"action": "NAME", "arguments": {{...}}}} when one of the actions does what the user asks for; you then see its '
     'result. Otherwise write {{"action": "{reply}", "text": "..."}}.'
 )
+_MUST: Final = 'Write {"action": "NAME", "arguments": {...}}.'
 _REPLY: Final = "Answer the user: conversation, general knowledge, explanations, translations, writing, code."
 _LONGEST_NOTE: Final = 400
 _KEPT: Final = ("type", "enum", "const", "required")
@@ -24,10 +25,32 @@ _CHOICES: Final = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf", "prefix
 # --- in words ---
 
 
-def described(tools: Sequence[ToolSchema], reply: str) -> str:
+def described(tools: Sequence[ToolSchema], reply: str | None) -> str:
     """Return the part of the instructions that says what may be answered; `reply` is the action that is no tool."""
-    lines = [f"- {reply}(text: string): {_REPLY}", *map(_line, tools)]
-    return "\n".join(["Answer with one JSON object that names an action:", *lines, "", _RULES.format(reply=reply)])
+    lines = [*([f"- {reply}(text: string): {_REPLY}"] if reply else []), *map(_line, tools)]
+    rules = _RULES.format(reply=reply) if reply else _MUST
+    return "\n".join(["Answer with one JSON object that names an action:", *lines, "", rules])
+
+
+def only_choice(tool: ToolSchema) -> tuple[str, Schema] | None:
+    """Return the name and schema of a tool's one argument where that is one of some texts: it is answered with the text.
+
+    An object around it is only more to write.
+    """
+    properties = _properties(tool.parameters)
+    if len(properties) != 1 or set(tool.parameters.get("required", ())) != set(properties):
+        return None
+    ((name, schema),) = properties.items()
+    return (name, schema) if schema.get("enum") else None
+
+
+def form(tool: ToolSchema) -> str:
+    """Return how the arguments of the one tool that must be called are asked for, with no word of calling anything."""
+    if choice := only_choice(tool):
+        return f"Answer with one of: {_kind(choice[1]).replace('|', ', ')}"
+    properties = _properties(tool.parameters)
+    fields = [f"{json.dumps(name)}: {_kind(schema, whole=True)}" for name, schema in properties.items()]
+    return f"Answer with one JSON object: {{{', '.join(fields)}}}"
 
 
 def _line(tool: ToolSchema) -> str:
@@ -51,13 +74,19 @@ def _properties(schema: Mapping[str, Any]) -> dict[str, Schema]:
     return {name: cast("Schema", each) if isinstance(each, dict) else {} for name, each in properties.items()}
 
 
-def _kind(schema: Schema) -> str:
+def _kind(schema: Schema, *, whole: bool = False) -> str:
+    """Return a type in few words; `whole` with the fields of objects, which a signature has no room for."""
     if choices := schema.get("enum"):
         return "|".join(json.dumps(each, ensure_ascii=False) for each in choices)
     if choices := schema.get("anyOf") or schema.get("oneOf"):
-        return "|".join(dict.fromkeys(_kind(each) for each in choices if each != {"type": "null"}))
+        return "|".join(dict.fromkeys(_kind(each, whole=whole) for each in choices if each != {"type": "null"}))
     if schema.get("type") == "array":
-        return f"{_kind(schema.get('items') or {})}[]"
+        items = _kind(schema.get("items") or {}, whole=whole)
+        return f"[{items}, ...]" if whole else f"{items}[]"
+    if whole and (properties := _properties(schema)):
+        return (
+            "{" + ", ".join(f"{json.dumps(name)}: {_kind(each, whole=True)}" for name, each in properties.items()) + "}"
+        )
     kind = schema.get("type", "any")
     return kind if isinstance(kind, str) else "|".join(kind)
 
@@ -65,20 +94,27 @@ def _kind(schema: Schema) -> str:
 # --- as a schema ---
 
 
-def schema(tools: Sequence[ToolSchema], reply: str) -> Schema:
-    """Return the schema of a decision: `{"action": REPLY}`, or a tool's name with its arguments.
+def schema(tools: Sequence[ToolSchema], reply: str | None) -> Schema:
+    """Return the schema of a decision: `{"action": REPLY}`, unless there is none, or a tool's name with its arguments.
 
     The text that the model was told of is not written here: its reply is asked for by itself.
     """
-    calls = [_object(action={"const": tool.name}, arguments=_arguments(tool)) for tool in tools]
-    return {"anyOf": [_object(action={"const": reply}), *calls]}
+    calls = [_object(action={"const": tool.name}, arguments=arguments(tool)) for tool in tools]
+    return {"anyOf": [*([_object(action={"const": reply})] if reply else []), *calls]}
 
 
 def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def _arguments(tool: ToolSchema) -> Schema:
+def filled(tool: ToolSchema) -> Schema:
+    """Return the schema of the answer that fills in the one tool that must be called."""
+    choice = only_choice(tool)
+    return _held(choice[1]) if choice else arguments(tool)
+
+
+def arguments(tool: ToolSchema) -> Schema:
+    """Return the schema of a tool's arguments alone."""
     return {**_held({**tool.parameters}), "type": "object"}
 
 

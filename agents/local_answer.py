@@ -25,19 +25,31 @@ class Call:
     arguments: dict[str, Any]
 
 
-def decision(written: str, reply: str) -> Call | None:
+def decision(written: str, reply: str | None) -> Call | None:
     """Return the tool call that a decision is, or None for the action `reply`; raises DecisionMalformed."""
-    try:
-        chosen: object = json.loads(written)
-    except ValueError:
-        raise DecisionMalformed("it is not whole JSON") from None
+    chosen = _read(written)
     if scalars.is_mapping(chosen):
         name, arguments = chosen.get("action"), chosen.get("arguments")
-        if name == reply:
+        if name == reply and reply is not None:
             return None
         if isinstance(name, str) and scalars.is_mapping(arguments):
             return Call(name, arguments)
     raise DecisionMalformed("it names no action")
+
+
+def arguments(written: str, name: str) -> Call:
+    """Return the call of a tool whose arguments were written; raises DecisionMalformed."""
+    given = _read(written)
+    if scalars.is_mapping(given):
+        return Call(name, given)
+    raise DecisionMalformed("it is no JSON object")
+
+
+def _read(written: str) -> object:
+    try:
+        return json.loads(written)
+    except ValueError:
+        raise DecisionMalformed("it is not whole JSON") from None
 
 
 def goes_round(text: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Final
 from cirkelline.agents import local_actions
 from cirkelline.agents.chat_model import NOTED, ChatMessage, ToolCall, ToolSchema
 from cirkelline.agents.local_answer import Call
+from cirkelline.configs import scalars
 
 CALLS_PER_TURN: Final = 8
 """Tool calls after which a turn may only be replied to."""
@@ -32,14 +33,14 @@ def reply_action(tools: Sequence[ToolSchema]) -> str:
     return name
 
 
-def to_decide(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> Told:
+def to_decide(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False) -> Told:
     """Return the messages that ask for the next action: what was said and done so far as actions, in JSON."""
-    reply = reply_action(tools)
+    reply = None if must_call else reply_action(tools)
     told = _instructions(messages, local_actions.described(tools, reply))
     for message in _said(messages):
         match message.role:
             case "assistant":
-                for action in _actions(message, reply):
+                for action in _actions(message, reply or "reply"):
                     _tell(told, "assistant", json.dumps(action, ensure_ascii=False))
             case "tool":
                 # As the user's words, not with the role `tool`: most templates of small models do not know it.
@@ -48,6 +49,20 @@ def to_decide(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> T
                 _tell(told, "user", message.content)
             case "system":
                 pass
+    return told
+
+
+def to_fill(messages: Sequence[ChatMessage], tool: ToolSchema) -> Told:
+    """Return the messages that ask for one tool's arguments, and nothing else: earlier calls of it are examples."""
+    told, choice = _instructions(messages, local_actions.form(tool)), local_actions.only_choice(tool)
+    for message in _said(messages):
+        if message.role == "assistant":
+            for call in message.tool_calls:
+                given = _parsed(call.arguments)
+                chosen = given[choice[0]] if choice and scalars.is_mapping(given) and choice[0] in given else given
+                _tell(told, "assistant", json.dumps(chosen, ensure_ascii=False))
+        elif message.role == "user" or message.tool_error:
+            _tell(told, "user", _result(message) if message.role == "tool" else message.content)
     return told
 
 

@@ -199,7 +199,12 @@ def _local_server(name: str, environ: Mapping[str, str]) -> local.LocalServer:
 
 
 async def request_body(
-    spec: ModelSpec, environ: Mapping[str, str], messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]
+    spec: ModelSpec,
+    environ: Mapping[str, str],
+    messages: Sequence[ChatMessage],
+    tools: Sequence[ToolSchema],
+    *,
+    must_call: bool = False,
 ) -> bytes | None:
     """Return the body of the request that asks a hosted model this, to the byte; None for models that get none.
 
@@ -209,7 +214,7 @@ async def request_body(
         return None
     capturing = await asyncio.to_thread(importlib.import_module, "cirkelline.agents.agno_boundary.capturing")
     named = spec.model_copy(update={"name": spec.name or _default_name(spec.provider, environ)})
-    body: bytes = await capturing.request_body(named, access.of(spec, environ), messages, tools)
+    body: bytes = await capturing.request_body(named, access.of(spec, environ), messages, tools, must_call=must_call)
     return body
 
 

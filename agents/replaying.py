@@ -121,8 +121,10 @@ class _Offline(models.ModelPool):
 class _Silent:
     label: str
 
-    def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncIterator[Delta]:
-        del messages, tools
+    def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncIterator[Delta]:
+        del messages, tools, must_call
         raise RecordEnds("a replay asks no model")
 
 

@@ -17,7 +17,8 @@ from typing import Final
 import structlog
 
 from cirkelline.agents import chat_model, events, models, prompts, steps
-from cirkelline.agents.chat_model import ChatMessage, Usage
+from cirkelline.agents.chat_model import ChatMessage, ChatModel, Usage
+from cirkelline.agents.deciding import Decides
 from cirkelline.agents.events import RunEvent, TextDelta, ToolFinished, ToolParked, ToolStarted
 from cirkelline.agents.searching import SearchesFirst
 from cirkelline.configs import durations, errors
@@ -70,6 +71,7 @@ class RunRequest:
     `model` is resolved (never `auto`). `messages` is the conversation before `input`, without a system prompt.
     The two `around_*` are where a journal stands: each gets the call and how to make it, and returns what it gave.
     `clock` is the moment that the model is told, by default the present one. `about` is what it is told of the user.
+    A run that `decides` is there for one call of its tool, and ends with that.
     """
 
     spec: AgentSpec
@@ -82,6 +84,7 @@ class RunRequest:
     around_tool_call: steps.AroundToolCall = steps.call_tool
     clock: datetime | None = None
     about: str | None = None
+    decides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ async def _drive(
             executor = await stack.enter_async_context(Executor())
         model = await model_pool.get(request.model)
         progress.steps = steps.Steps(
-            model=SearchesFirst(model) if request.spec.knowledge.search_first else model,
+            model=_held(model, request),
             tools=_by_name(request.tools),
             context=request.ctx,
             executor=executor,
@@ -182,6 +185,12 @@ async def _drive(
         # agno takes a second to import: in a thread, the first time. Later no thread, as an author's tools may hold them all.
         loop = _agno_loop() if _LOOP in sys.modules else await asyncio.to_thread(_agno_loop)
         await loop.drive(progress.steps, [system, *request.messages, ChatMessage("user", request.input)])
+
+
+def _held(model: ChatModel, request: RunRequest) -> ChatModel:
+    if request.decides:
+        return Decides(model)
+    return SearchesFirst(model) if request.spec.knowledge.search_first else model
 
 
 def _agno_loop() -> ModuleType:

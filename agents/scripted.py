@@ -61,9 +61,11 @@ class ScriptedModel:
         self._path = path
         self._script = script
 
-    async def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncGenerator[Delta, None]:
+    async def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncGenerator[Delta, None]:
         """Play the next turn, word by word; raises its error, or ScriptMismatch when no turn fits."""
-        del tools
+        del tools, must_call  # a script says itself what is called
         moment = _moment(messages)
         turn = self._turn(moment)
         await asyncio.sleep(turn.delay)

@@ -19,12 +19,14 @@ class SearchesFirst:
         self._model = model
         self.label = model.label
 
-    def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncIterator[Delta]:
+    def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncIterator[Delta]:
         """Answer as the model does, but for a turn's beginning; that costs no tokens and no call."""
         said = messages[-1].content.strip() if messages[-1].role == "user" else ""
         if said and any(tool.name == SEARCHES_KNOWLEDGE for tool in tools):
             return _search(said[:LONGEST_QUERY], sum(len(message.tool_calls) for message in messages))
-        return self._model.stream(messages, tools)
+        return self._model.stream(messages, tools, must_call=must_call)
 
 
 async def _search(words: str, calls: int) -> AsyncGenerator[Delta]:

@@ -120,7 +120,9 @@ async def begin(
     """Return a run that goes on where the record ends, and adds to it; `embedders` are what its searches take."""
     gathered = await gather(db, claim, prepared, embedders)
     library = UserLibrary(db, embedders, claim.user_id, prepared.spec.knowledge, claim.session_id)
-    remembered = recalling.memories_of(db, embedders, claim, gathered.past)
+    shown = (gathered.context.output or {}).get(MEMORIES)
+    read = recalling.read(shown, gathered.recorded)
+    remembered = recalling.memories_of(db, embedders, claim, gathered.past, read=read)
     ctx = replace(gathered.request.ctx, library=library, remembered=remembered)
     request = replace(gathered.request, ctx=ctx)
     journal = Journal(
@@ -196,7 +198,7 @@ def _request(
     if past.of:
         spec, tools, messages, asked = summaries.summarizer(spec), (), (), summaries.question(told, said)
     elif past.captured is not None:
-        spec, tools, messages = capturing.capturer(spec), (builtins.KEEP_FACTS,), ()
+        spec, tools, messages = capturing.capturer(spec), (builtins.KEEP_FACTS,), capturing.EXAMPLES
         asked = capturing.question(remembered, said)
     else:
         messages = (*summaries.shown(told, shown), *memory_notes.shown(remembered))
@@ -206,6 +208,7 @@ def _request(
         model=prepared.model,
         input=asked,
         messages=messages,
+        decides=not past.of and past.captured is not None,
         about=past.about,
         tools=tools,
         ctx=ToolContext(

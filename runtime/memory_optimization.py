@@ -18,18 +18,22 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from cirkelline.configs.errors import CirkellineError
+from cirkelline.runtime import memory_couples
+from cirkelline.runtime.memory_couples import Couple
 from cirkelline.state import memories, optimizing
 from cirkelline.state.memories import NewMemory, Origin, Reason
 from cirkelline.state.optimizing import Listed, Pair
 from cirkelline.state.tenant import Tenant, tenant
 from cirkelline.tools.contract import Tool, ToolContext, tool_from_function
-from cirkelline.tools.remembering import NotRemembered, UserMemories, checked
+from cirkelline.tools.remembering import Ask, NotRemembered, UserMemories, checked
 from cirkelline.tools.workflows import StepFailed, WorkflowRun, workflow
 
 NEAR: Final = 0.6
 """The cosine from which on two memories are shown to a model together."""
 BATCH: Final = 24
 """Memories that a model is shown at once."""
+_PATIENCE: Final = "30m"
+"""A small model on a busy machine takes minutes for what it is asked, and waits for chats."""
 _SAYS_SOMETHING: Final = 4  # letters: more than `and`, `the` or `his`
 _LARGEST: Final = 12  # memories of one cluster; what is more is looked at by the next run
 
@@ -111,12 +115,8 @@ async def memory_optimization(  # noqa: D417 (nobody gives run)
     """
     found = await run.step("fetch", fetch)
     verdicts = restatements(found)
-    undecided = 0
-    for number, batch in enumerate(batches(found, verdicts) if model else [], 1):
-        try:
-            verdicts += await run.step(f"classify {number}", classify, batch, model)
-        except StepFailed:  # a model that cannot decide has decided that all is kept
-            undecided += len(batch)
+    decided, undecided = await _decided(run, found, verdicts, model) if model else ([], 0)
+    verdicts += decided
     texts = await run.step("merge", merge, found.memories, verdicts)
     saved = [await run.step(f"save {number}", save, found.memories, each) for number, each in enumerate(texts, 1)]
     topics = await run.step("normalize topics", normalize)
@@ -132,6 +132,54 @@ async def memory_optimization(  # noqa: D417 (nobody gives run)
     }
 
 
+async def _decided(
+    run: WorkflowRun, found: Found, verdicts: Sequence[Verdict], model: str
+) -> tuple[list[Verdict], int]:
+    """Have a model decide about what says not exactly the same; return also about how many it gave no decision.
+
+    A model that cannot decide has decided that all is kept.
+    """
+    made: list[Verdict] = []
+    undecided = 0
+    if memory_couples.is_small(model):
+        return await _compared(run, {each for verdict in verdicts for each in verdict.ids}, model)
+    for number, batch in enumerate(batches(found, verdicts), 1):
+        try:
+            made += await run.step(f"classify {number}", classify, batch, model)
+        except StepFailed:
+            undecided += len(batch)
+    return made, undecided
+
+
+async def _compared(run: WorkflowRun, taken: set[int], model: str) -> tuple[list[Verdict], int]:
+    """Ask a small model about two at a time."""
+    gone: dict[int, int] = {}
+    undecided = 0
+    pairs = await run.step("pair", couples, sorted(taken))
+    try:
+        fit = not pairs or await run.step("examine", examine, model, timeout=_PATIENCE)
+    except StepFailed:
+        fit = False
+    if not fit:
+        return [], len(pairs)
+    for number, each in enumerate(pairs, 1):
+        if each.old.id in gone:
+            continue
+        try:
+            if await run.step(f"classify {number}", compare, each, model, timeout=_PATIENCE):
+                gone[each.old.id] = each.new.id
+        except StepFailed:
+            undecided += 1
+    return [Verdict([old], successor=_last(gone, new)) for old, new in gone.items()], undecided
+
+
+def _last(gone: Mapping[int, int], new: int) -> int:
+    """Return what says how a thing is in the end: what replaced it, what replaced that, and so on."""
+    while new in gone:
+        new = gone[new]
+    return new
+
+
 def _kept(ctx: ToolContext) -> UserMemories:
     if not isinstance(ctx.remembered, UserMemories):
         raise NobodysMemories("say whose memories: `cirkelline memories optimize --user NAME`")
@@ -145,6 +193,41 @@ async def fetch(ctx: ToolContext) -> Found:
         await _alone(door, ctx)
         await optimizing.gone_through(door, ctx.task_id)
         return Found(await optimizing.listed(door), await optimizing.pairs(door, above=NEAR))
+
+
+async def couples(ctx: ToolContext, taken: Sequence[int]) -> list[Couple]:
+    """Read which two memories a small model is asked about; `taken` are decided already."""
+    kept = _kept(ctx)
+    async with tenant(kept.db, kept.user_id) as door:
+        listed = [each for each in await optimizing.listed(door) if each.id not in taken]
+        return memory_couples.couples(listed, await optimizing.pairs(door, above=memory_couples.LEAST))
+
+
+async def examine(ctx: ToolContext, model: str) -> bool:
+    """Whether a small model is right about what is known: one that is not would lose what is true."""
+    for old, new in memory_couples.CONTROLS:
+        if await _replaced(ctx, model, old, new):
+            return False
+    return True
+
+
+async def compare(ctx: ToolContext, couple: Couple, model: str) -> bool:
+    """Ask a small model whether the older of two has been replaced."""
+    return await _replaced(ctx, model, couple.old.memory, couple.new.memory)
+
+
+async def _replaced(ctx: ToolContext, model: str, old: str, new: str) -> bool:
+    for each, asked in memory_couples.asked(old, new):
+        if not each.says_so(await _asking(ctx)(model, each.instructions, asked, each.tool, examples=each.examples)):
+            return False
+    return True
+
+
+def _asking(ctx: ToolContext) -> Ask:
+    kept = _kept(ctx)
+    if kept.ask is None:
+        raise NobodysMemories("there is no model to ask here")
+    return kept.ask
 
 
 async def _alone(door: Tenant, ctx: ToolContext) -> None:
@@ -205,10 +288,7 @@ async def classify(ctx: ToolContext, groups: list[list[Listed]], model: str) -> 
         for number, group in enumerate(groups, 1)
         for each in group
     ]
-    kept = _kept(ctx)
-    if kept.ask is None:
-        raise NobodysMemories("there is no model to ask here")
-    said = await kept.ask(model, _INSTRUCTIONS, "\n".join(lines), DECIDE)
+    said = await _asking(ctx)(model, _INSTRUCTIONS, "\n".join(lines), DECIDE)
     return admitted(groups, said["delete"], said["merge"])
 
 

@@ -18,9 +18,10 @@ from cirkelline.configs import scalars
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime.patience import first_line
-from cirkelline.state import optimizing
+from cirkelline.state import optimizing, tasks
 from cirkelline.state import workflows as records
 from cirkelline.state.connection import Conn, Database, QueryError
+from cirkelline.state.tasks import TaskStatus
 
 LABEL: Final = "memory_optimization"
 EVERY: Final = 20.0
@@ -28,6 +29,10 @@ EVERY: Final = 20.0
 _LATE: Final = 1000  # ids: a memory may be seen after one of a higher id, which was written in a shorter transaction
 
 log = structlog.get_logger(__name__)
+
+
+class RunUnderWay(UsageError):
+    """A run goes through a user's memories, and a second one would have to fail."""
 
 
 class NotReadable(UsageError):
@@ -56,6 +61,24 @@ async def begin(conn: Conn, user_id: UUID, agent_id: UUID, what: Mapping[str, An
     It cannot while another one has not ended, for a user who is switched off, and for one who was deleted.
     """
     return await optimizing.begin(conn, user_id, agent_id=agent_id, given=what, least=least)
+
+
+async def make_way(db: Database, user_id: UUID) -> list[UUID]:
+    """Cancel what only waits in line for a user, as a run that somebody asked for does its work; return those runs.
+
+    Raises: RunUnderWay, and then nothing is cancelled.
+    """
+    agent_id = await records.ensure(db, LABEL)
+    async with db.transaction() as conn:
+        there = await optimizing.in_line(conn, user_id, agent_id)
+        for run, waits in there:
+            # Asked to end, and not cancelled at once, is what a worker has taken up meanwhile.
+            if not waits or await tasks.cancel(conn, run) != TaskStatus.CANCELLED:
+                short = str(run)[:8]
+                raise RunUnderWay(
+                    f"run {short} goes through these memories already: wait for its end (`cirkelline tasks wait {short}`)"
+                )
+        return [run for run, _ in there]
 
 
 async def keep_begun(db: Database, settings: Settings) -> None:

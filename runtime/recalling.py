@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -9,6 +10,7 @@ from cirkelline.runtime.past import Past
 from cirkelline.runtime.registry import Prepared
 from cirkelline.state.claims import Claim
 from cirkelline.state.connection import Database
+from cirkelline.state.journal import Kind, Step
 from cirkelline.tools import memory
 from cirkelline.tools.library import Embedders
 from cirkelline.tools.remembering import Heard, UserMemories
@@ -49,11 +51,23 @@ async def _near(remembered: UserMemories, past: Past) -> str | None:
     return memory.entries((each.id, each.memory, each.since) for each in named.values()) or None
 
 
-def memories_of(db: Database, embedders: Embedders | None, claim: Claim, past: Past) -> UserMemories | None:
-    """Return the memories that a run's tools reach; None where the run is for nobody."""
+def read(remembered: str | None, recorded: Iterable[Step]) -> list[str]:
+    """Return where a run's model has read of memories: before its input, and in what earlier attempts' tools gave."""
+    given = [step.output or {} for step in recorded if step.kind == Kind.TOOL and step.name in memory.SHOW]
+    return [remembered or "", *(str(each.get("text", "")) for each in given)]
+
+
+def memories_of(
+    db: Database, embedders: Embedders | None, claim: Claim, past: Past, *, read: Iterable[str]
+) -> UserMemories | None:
+    """Return the memories that a run's tools reach; None where the run is for nobody.
+
+    `read` is what its model has read of them so far.
+    """
     if claim.user_id is None:
         return None
+    shown = {found for text in read for found in memory.ids_in(text)}
     if past.captured is None:
-        return UserMemories(db, embedders, claim.user_id, claim.id, claim.session_id)
+        return UserMemories(db, embedders, claim.user_id, claim.id, claim.session_id, shown=shown)
     heard = [Heard(each.position, each.content) for each in past.messages if each.role == "user"]
-    return UserMemories(db, embedders, claim.user_id, claim.id, past.session, heard)
+    return UserMemories(db, embedders, claim.user_id, claim.id, past.session, heard, shown=shown)

@@ -69,6 +69,7 @@ class Prompt:
 class _Made:
     spec: AgentSpec
     model: ModelSpec
+    decides: bool
     context: Step
     replay: Replay
 
@@ -102,7 +103,7 @@ async def prompt(
         made.model.label,
         call.messages,
         tools,
-        await models.request_body(made.model, environ, call.messages, tools),
+        await models.request_body(made.model, environ, call.messages, tools, must_call=made.decides),
         any(step.position == call.position and step.kind == Kind.MODEL for step in made.replay.recorded),
         warnings,
     )
@@ -123,7 +124,7 @@ async def _make(db: Database, task: Task) -> _Made:
     )
     gathered = await invoking.gather(db, claim, prepared)
     made = await Replay(gathered.recorded).make(gathered.request)
-    return _Made(gathered.request.spec, prepared.model, gathered.recorded[CONTEXT], made)
+    return _Made(gathered.request.spec, prepared.model, gathered.request.decides, gathered.recorded[CONTEXT], made)
 
 
 async def _definition(db: Database, task: Task) -> agents.Definition:

@@ -25,6 +25,8 @@ class Listed:
     since: datetime
     session_id: UUID | None
     message: int | None
+    lasting: bool = False
+    """It says how one thing is, as far as a rule can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Pair:
 LISTED: Final = """
 SELECT m.id, m.memory, CASE WHEN jsonb_typeof(m.topics) = 'array' THEN
            ARRAY(SELECT t.value FROM jsonb_array_elements_text(m.topics) AS t (value)) ELSE '{}' END AS topics,
-       i.valid_from AS since, i.session_id, i.message
+       i.valid_from AS since, i.session_id, i.message, i.lasting
   FROM ai.agno_memories m JOIN ai.memory_index i ON i.id = m.id
  WHERE i.user_id = ANY ((SELECT runtime.tenant_names())::text[]) AND i.superseded_by IS NULL ORDER BY m.id
 """
@@ -221,6 +223,19 @@ async def begin(conn: Conn, user_id: UUID, *, agent_id: UUID, given: Mapping[str
     parameters = {"user_id": user_id, "agent_id": agent_id, "given": jsonb.dumps(dict(given)), "least": least}
     row = await (await conn.execute(BEGIN, parameters)).fetchone()
     return UUID(str(row[0])) if row and row[0] else None
+
+
+IN_LINE: Final = """
+SELECT t.id, t.status = 'pending' AND coalesce(t.attempt, 0) = 0 AS waits FROM runtime.tasks t
+ WHERE t.agent_id = %(agent_id)s::uuid AND t.user_id = %(user_id)s::uuid AND t.status IN ('pending', 'running', 'waiting')
+ ORDER BY t.sequence
+"""
+
+
+async def in_line(conn: Conn, user_id: UUID, agent_id: UUID) -> list[tuple[UUID, bool]]:
+    """Return the runs of a user's that have not ended, each with whether it has not begun yet either."""
+    rows = await (await conn.execute(IN_LINE, {"user_id": user_id, "agent_id": agent_id})).fetchall()
+    return [(UUID(str(run)), bool(waits)) for run, waits in rows]
 
 
 STANDING: Final = """

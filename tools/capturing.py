@@ -69,6 +69,34 @@ _UNREAL: Final = re.compile(
     r"|my character|(an|as an) example|a user (might|may|could|would)|just kidding|act as)\b",
     re.IGNORECASE,
 )
+# Whose a quote is that begins with somebody or something else: `my mother is in hospital` says nothing of one's own health.
+_OF_ANOTHER: Final = re.compile(
+    r"^\W*(?:(?:and|but|so|og|und|et|y)\W+)?(?:my|our|mine|min|mit|meine?|unsere?|mon|ma|mes|mis?)\W+(?!(?:name|job|work|home|age|birthday"
+    r"|profession|navn|name|nom|nombre)\b)(\w+)",
+    re.IGNORECASE,
+)
+_THEY: Final = re.compile(
+    r"^\W*(?:and\W+)?(he|she|it|they|this|that|there|han|hun|den|det|er|sie|es|il|elle)\b", re.IGNORECASE
+)
+_NOT: Final = re.compile(
+    r"\b(not|no|never|cannot|without|nobody|nothing|ikke|nicht|kein\w*|pas|nunca)\b|n['\u2019]t\b", re.IGNORECASE
+)
+_AGAINST: Final = re.compile(
+    r"\b(dis\w+|hates?|avoid\w*|un\w+|free|stopped|quit|refus\w+|vegan|vegetarian)\b", re.IGNORECASE
+)
+_CALLED: Final = re.compile(r"\b(?:called|named) (\w)", re.IGNORECASE)
+_OWN_NAME: Final = re.compile(r"^(?:the )?(?:user |person )?(?:is )?(?:called|named) (\w+)", re.IGNORECASE)
+_SOMEBODY: Final = re.compile(
+    r"\b(?:an?|the|my|our|two|three)\W+(?!name\b)(?:\w+\W+){1,3}(?:called|named)\b", re.IGNORECASE
+)
+_NAMES_ITSELF: Final = (
+    r"\b(?:name is|name's|i'?m|i am|call me|called|hedder|jeg er|hei(?:ß|ss)e|ich bin|appelle|je suis|llamo|soy)\W+"
+)
+_LIVES: Final = re.compile(r"\b(lives?|living)\b", re.IGNORECASE)
+_AT_HOME: Final = re.compile(
+    r"\b(liv\w+|home|mov\w+|based|resid\w+|from|flat|house|apartment|rent\w*|bor|wohn\w*|hab\w+|viv\w+)\b",
+    re.IGNORECASE,
+)
 _CODE: Final = re.compile(
     r"```|=>|\bdef \w+\(|\bSELECT\b.*\bFROM\b|[{};]\s*$|</\w+>|\w+\(\)|^\s*(import|from) \w+", re.MULTILINE
 )
@@ -87,10 +115,11 @@ class Fact(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    # First the words, then what they say: a small model that begins with the fact makes one up.
+    quote: Annotated[str, Field(max_length=_LONGEST_QUOTE, description="The user's own words for it, copied exactly.")]
     fact: Annotated[
         str, Field(min_length=1, max_length=LONGEST_FACT, description="One short sentence: Lives in Aarhus.")
     ]
-    quote: Annotated[str, Field(max_length=_LONGEST_QUOTE, description="The user's own words for it, copied exactly.")]
     decision: Annotated[Decision, Field(description="add, update or ignore")] = Decision.ADD
     replaces: Annotated[
         list[Annotated[int, Field(ge=1, le=2_147_483_647)]],
@@ -111,7 +140,7 @@ async def keep_facts(ctx: ToolContext, facts: Annotated[list[Fact], Field(max_le
         facts: The facts, each with the words that say it.
     """
     lines = [await _kept(ctx, fact) for fact in facts]
-    return "\n".join([*lines, "That is all: answer with the one word done."])
+    return "\n".join(lines) or "nothing is kept"
 
 
 async def _kept(ctx: ToolContext, fact: Fact) -> str:
@@ -119,7 +148,8 @@ async def _kept(ctx: ToolContext, fact: Fact) -> str:
         heard = gate(fact, ctx.memories.heard)
         if fact.decision is Decision.IGNORE:
             return f"ignored: {fact.fact}"
-        replaces = fact.replaces if fact.decision is Decision.UPDATE else []
+        said = fact.replaces if fact.decision is Decision.UPDATE else []
+        replaces = [each for each in said if each in ctx.memories.shown]
         kept = await ctx.memories.remember(
             fact.fact, topics=fact.topics, replaces=replaces, origin=Origin.CAPTURED, message=heard
         )
@@ -153,7 +183,8 @@ def _around(content: str, match: re.Match[str], ends: str) -> str:
 
 
 def _faults(fact: str, clause: str, sentence: str, content: str) -> Iterable[tuple[str, bool]]:
-    yield "it is a question or a request", clause.endswith("?") or bool(_REQUEST.search(clause))
+    asked = clause.endswith("?") or bool(_REQUEST.search(clause)) or "please" in fact.lower().split()
+    yield "it is a question or a request", asked
     yield "it is about this conversation", bool(_ABOUT_THE_TALK.search(fact))
     yield "it is not said of the user", not _SELF.search(sentence)
     yield (
@@ -164,7 +195,33 @@ def _faults(fact: str, clause: str, sentence: str, content: str) -> Iterable[tup
     )
     yield "it holds for a short time only", bool(_PASSING.search(fact) or _PASSING.search(clause))
     yield "it is not meant as a fact", bool(_UNREAL.search(sentence) or _UNREAL.search(content[:200]))
-    yield "it says something else than its quote", not _covered(fact, content)
+    yield "it is said of somebody else", _is_of_another(fact, clause)
+    yield "it says something else than its quote", not _covered(fact, content) or _is_turned(fact, sentence)
+
+
+def _is_of_another(fact: str, clause: str) -> bool:
+    """Whether a clause is about somebody or something else, whom the fact does not name."""
+    if _THEY.search(clause) or _THEY.search(fact):
+        return True
+    named = _OWN_NAME.search(fact)
+    # `I have a dog called Bella` is nobody's own name, and `I'm called Bella` is.
+    if named is not None and not re.search(_NAMES_ITSELF + named[1], _SOMEBODY.sub("", clause), re.IGNORECASE):
+        return True
+    other = _OF_ANOTHER.search(clause)
+    return other is not None and other[1][:4].lower() not in fact.lower()
+
+
+def _is_turned(fact: str, sentence: str) -> bool:
+    """Whether a fact denies what the user says, affirms what the user denies, or says nothing that could be true."""
+    if len(re.findall(r"\w+", fact)) < _FEWEST_WORDS:
+        return True
+    denied, denies = bool(_NOT.search(sentence)), bool(_NOT.search(fact))
+    if denies != denied and (denies or not _AGAINST.search(fact)):
+        return True
+    named = _CALLED.search(fact)
+    if named is not None and not named[1].isupper():
+        return True
+    return bool(_LIVES.search(fact)) and not _AT_HOME.search(sentence)
 
 
 def may_tell(said: str) -> bool:
@@ -277,6 +334,7 @@ _FREE: Final = frozenset(
 )
 _COVERED: Final = 0.5
 _SHORTEST_NAME: Final = 3
+_FEWEST_WORDS: Final = 2
 
 
 def _covered(fact: str, content: str) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -58,10 +59,16 @@ class Heard:
     content: str
 
 
+Examples = Sequence[tuple[str, Mapping[str, Any]]]
+"""Questions, each with the arguments that answer it."""
+
+
 class Ask(Protocol):
     """Asks a model, by its label, a question that it answers through a tool's arguments."""
 
-    async def __call__(self, model: str, instructions: str, question: str, tool: Any, /) -> dict[str, Any]:
+    async def __call__(
+        self, model: str, instructions: str, question: str, tool: Any, /, *, examples: Examples = ()
+    ) -> dict[str, Any]:
         """Return the arguments, validated. Raises: CirkellineError."""
         ...
 
@@ -72,6 +79,11 @@ class Memories(Protocol):
     @property
     def heard(self) -> Sequence[Heard]:
         """The user's messages that are being looked through, where that is what the run does."""
+        ...
+
+    @property
+    def shown(self) -> AbstractSet[int]:
+        """The ids of the memories that the run has been shown: those alone it may say to be replaced."""
         ...
 
     async def recall(self, question: str, *, limit: int = 8) -> list[Recalled]:
@@ -106,6 +118,7 @@ class UserMemories:
     session_id: UUID | None = None
     heard: Sequence[Heard] = ()
     ask: Ask | None = None
+    shown: set[int] = field(default_factory=set[int])
 
     async def recall(
         self, question: str, *, limit: int = 8, budget: int = 1_000, at: datetime | None = None
@@ -114,7 +127,9 @@ class UserMemories:
         text = jsonb.clean_text(question)[:_LONGEST_QUESTION]
         meaning = await self.meaning(text, query=True)
         async with tenant(self.db, self.user_id) as door:
-            return await memories.recall(door, text, meaning, amount=limit, budget=budget, at=at or datetime.now(UTC))
+            found = await memories.recall(door, text, meaning, amount=limit, budget=budget, at=at or datetime.now(UTC))
+        self.shown.update(each.id for each in found)
+        return found
 
     async def near(self, text: str, *, amount: int, least: float) -> list[Near]:
         """Return what stands near a text, nearest first, without a note that it was used."""
@@ -148,7 +163,9 @@ class UserMemories:
             message=message.position if message else None,
         )
         async with tenant(self.db, self.user_id) as door:
-            return await keep(door, new, replaces=replaces)
+            kept = await keep(door, new, replaces=replaces)
+        self.shown.update([kept.id, *(each.id for each in kept.near)])
+        return kept
 
     async def forget(self, reference: str) -> Memory:
         """Take a memory out of the way, so that it can be brought back. Raises: MemoryNotFound."""

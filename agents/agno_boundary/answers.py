@@ -30,26 +30,37 @@ _BLOCKED: Final = frozenset(
 
 
 class ProvidedModel:
-    """An agno model class as our ChatModel; `assemble` makes whole calls of the pieces that its provider streams."""
+    """An agno model class as our ChatModel; `assemble` makes whole calls of the pieces that its provider streams.
+
+    `must_call` is the provider's word for an answer that has to be a call.
+    """
 
     def __init__(
-        self, model: Model, provider: failures.Provider, assemble: Callable[[Sequence[Any]], Sequence[ToolCall]]
+        self,
+        model: Model,
+        provider: failures.Provider,
+        assemble: Callable[[Sequence[Any]], Sequence[ToolCall]],
+        *,
+        must_call: str,
     ) -> None:
         self.label = provider.label
         self._model = model
         self._provider = provider
         self._assemble = assemble
+        self._must_call = must_call
 
     def __repr__(self) -> str:
         return f"ProvidedModel({self.label})"
 
-    async def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncGenerator[Delta, None]:
+    async def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncGenerator[Delta, None]:
         """Yield the text as it comes, then the usage, then the tool calls; ModelError unless the answer is whole."""
         finish: str | None = None
         usage: Usage | None = None
         pieces: list[Any] = []
         failure: chat_model.ModelError | None = None
-        responses = _ask(self._model, messages, tools)
+        responses = _ask(self._model, messages, tools, self._must_call if must_call and tools else None)
         try:
             async for response in responses:
                 if finish not in _BLOCKED:  # a refusal is followed by an ordinary stop
@@ -73,12 +84,13 @@ class ProvidedModel:
 
 
 def _ask(
-    model: Model, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]
+    model: Model, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], choice: str | None
 ) -> AsyncGenerator[ModelResponse, None]:
     responses = model.ainvoke_stream(
         messages=translation.for_provider(messages),
         assistant_message=Message(role="assistant"),
         tools=[translation.tool_for_provider(tool) for tool in tools] or None,
+        tool_choice=choice,
     )
     return cast("AsyncGenerator[ModelResponse, None]", responses)
 

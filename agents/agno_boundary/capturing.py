@@ -38,7 +38,12 @@ class _Trap:
 
 
 async def request_body(
-    spec: ModelSpec, access: Access, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]
+    spec: ModelSpec,
+    access: Access,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[ToolSchema],
+    *,
+    must_call: bool = False,
 ) -> bytes:
     """Return the body of the request that asks an `openai:` or `gemini:` model this."""
     trap = _Trap()
@@ -46,7 +51,7 @@ async def request_body(
     try:
         model = server.model(spec.label, spec.name or "", spec.temperature, spec.max_tokens)
         with contextlib.suppress(_Captured, ModelError):
-            async for _ in model.stream(messages, tools):
+            async for _ in model.stream(messages, tools, must_call=must_call):
                 pass
     finally:
         await server.close()

@@ -44,7 +44,7 @@ class GeminiServer:
             max_output_tokens=max_tokens,
             retry_with_guidance=False,  # agno would add a message of its own to the conversation and ask again
         )
-        return ProvidedModel(chat, failures.Provider(label, self._access), _assemble)
+        return ProvidedModel(chat, failures.Provider(label, self._access), _assemble, must_call="any")
 
     async def close(self) -> None:
         """End the connections; the models answer no more."""

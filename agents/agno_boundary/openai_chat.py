@@ -48,7 +48,7 @@ class OpenAIServer:
             max_completion_tokens=max_tokens if completion else None,
             max_tokens=None if completion else max_tokens,
         )
-        return ProvidedModel(chat, failures.Provider(label, self._access), assemble)
+        return ProvidedModel(chat, failures.Provider(label, self._access), assemble, must_call="required")
 
     async def names(self) -> list[str]:
         """Return the names of the models the server offers, in its order; raises ModelError."""

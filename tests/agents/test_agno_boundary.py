@@ -42,7 +42,10 @@ class Recorder:
         self.answers = list(answers)
         self.asked: list[tuple[tuple[ChatMessage, ...], tuple[ToolSchema, ...]]] = []
 
-    async def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncIterator[Delta]:
+    async def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncIterator[Delta]:
+        del must_call
         self.asked.append((tuple(messages), tuple(tools)))
         for delta in self.answers.pop(0):
             yield delta

@@ -236,3 +236,12 @@ async def test_switches_for_googles_other_service_do_not_send_the_conversation_t
     assert received.headers["x-goog-api-key"] == KEY
     assert "projects" not in received.path
     assert "publishers" not in received.path
+
+
+async def test_a_model_that_must_call_a_tool_is_told_so(server: ProviderServer, pool: ModelPool) -> None:
+    server.will(streamed(candidate([call("weather", {"city": "Aarhus"})], "STOP")))
+    model = await pool.get(SPEC)
+    tools = [ToolSchema("weather", "Tell it.", SCHEMA)]
+    made = [delta async for delta in model.stream([ChatMessage("user", "hi")], tools, must_call=True)]
+    assert [each.name for delta in made for each in delta.tool_calls] == ["weather"]
+    assert server.received[0].body["toolConfig"] == {"functionCallingConfig": {"mode": "ANY"}}

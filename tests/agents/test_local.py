@@ -155,3 +155,17 @@ def test_a_model_that_cannot_run_says_why_and_what_to_do(tmp_path: Path) -> None
     assert "is not a GGUF model file" in str(local.unavailable_reason(str(mine), tmp_path))
     mine.write_bytes(b"GGUF and more")
     assert local.unavailable_reason(str(mine), tmp_path) is None
+
+
+async def test_a_model_that_must_call_calls_whatever_was_called_before_and_writes_its_arguments_alone() -> None:
+    engine = _Engine('{"n": 1}')
+    made = _called(*(f'{{"n": {n}}}' for n in range(CALLS_PER_TURN + 1)))
+    deltas = await _all(_model(engine).stream(made, [TOOL], must_call=True))
+    assert deltas == [Delta(tool_calls=(ToolCall("call-10", "look", '{"n": 1}'),)), Delta(usage=Usage(10, 2))]
+    assert len(engine.asked) == 1
+
+
+async def test_one_word_is_the_argument_of_a_tool_that_takes_one_of_some_words() -> None:
+    choice = {"type": "object", "properties": {"answer": {"enum": ["yes", "no"]}}, "required": ["answer"]}
+    stream = _model(_Engine('"no"')).stream([USER], [ToolSchema("judge", "Judge.", choice)], must_call=True)
+    assert (await _all(stream))[0].tool_calls[0].arguments == '{"answer": "no"}'

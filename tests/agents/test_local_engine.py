@@ -313,3 +313,22 @@ def test_an_engine_ends_with_its_parent_however_that_ends_and_prints_nothing(pat
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(pid)).wait(timeout=PATIENCE)
     assert not Path(folder).exists()
+
+
+async def test_a_model_that_must_call_does_so_even_for_a_greeting_and_gives_arguments_of_the_right_form(
+    engine: Engine,
+) -> None:
+    *made, last = await _all(_model(engine).stream(_user("Hello!"), [CALCULATE], must_call=True))
+    (call,) = [call for delta in made for call in delta.tool_calls]
+    assert call.name == "calculate"
+    assert isinstance(json.loads(call.arguments)["expression"], str)
+    assert not any(delta.text for delta in made)
+    assert last.usage
+
+
+async def test_one_of_some_words_is_all_that_a_model_can_answer_where_a_tool_takes_that(engine: Engine) -> None:
+    parameters = {"type": "object", "properties": {"mood": {"enum": ["glad", "sad"]}}, "required": ["mood"]}
+    deltas = await _all(
+        _model(engine).stream(_user("Hello!"), [ToolSchema("tell", "Tell.", parameters)], must_call=True)
+    )
+    assert json.loads(deltas[0].tool_calls[0].arguments)["mood"] in {"glad", "sad"}

@@ -172,3 +172,36 @@ def test_a_call_is_a_repeat_when_name_and_arguments_are_the_same_however_written
     assert local_prompt.is_repeated(Call("add", {"left": 1, "right": 2}), made)
     assert not local_prompt.is_repeated(Call("add", {"left": 1}), made)
     assert not local_prompt.is_repeated(Call("sub", {"left": 1, "right": 2}), made)
+
+
+CHOICE = _tool("judge", {"answer": {"enum": ["both", "replaced"], "type": "string"}}, "answer")
+
+
+def test_arguments_that_must_be_given_are_asked_for_with_no_word_of_actions_and_earlier_calls_are_examples() -> None:
+    system, *said = local_prompt.to_fill([ChatMessage("system", "Add."), *TWO_TURNS], ADD)
+    assert system["content"] == 'Add.\n\nAnswer with one JSON object: {"left": integer, "right": integer}'
+    assert {"role": "assistant", "content": '{"left": 1}'} in said
+    assert not any("action" in message["content"] or "Result of" in message["content"] for message in [system, *said])
+    assert _allowed(local_actions.filled(ADD), {"left": 1})
+    assert not any(_allowed(local_actions.filled(ADD), each) for each in ({"right": 1}, {"action": "reply"}, "one"))
+
+
+def test_one_choice_is_answered_with_the_choice_alone() -> None:
+    made = ToolCall("1", "judge", '{"answer": "both"}')
+    told = local_prompt.to_fill([USER, ChatMessage("assistant", "", (made,)), USER], CHOICE)
+    assert told[0]["content"] == 'Answer with one of: "both", "replaced"'
+    assert told[2] == {"role": "assistant", "content": '"both"'}
+    assert [each for each in ("both", "maybe", {"answer": "both"}) if _allowed(local_actions.filled(CHOICE), each)] == [
+        "both"
+    ]
+
+
+def test_what_was_wrong_with_arguments_is_told_before_they_are_asked_for_again() -> None:
+    failed = ChatMessage("tool", "left is too small", tool_call_id="1", tool_name="add", tool_error=True)
+    assert local_prompt.to_fill([USER, ASKED, failed], ADD)[-1]["content"] == "add failed: left is too small"
+
+
+def test_of_several_tools_one_must_be_chosen_and_replying_is_none_of_them() -> None:
+    told = local_prompt.to_decide([USER], [ADD, CHOICE], must_call=True)
+    assert "reply" not in told[0]["content"]
+    assert not _allowed(local_actions.schema([ADD, CHOICE], None), {"action": "reply"})

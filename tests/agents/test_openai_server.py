@@ -420,3 +420,14 @@ async def test_a_key_is_never_part_of_what_is_printed_of_a_model(pool: ModelPool
     model = await pool.get(spec)
     assert KEY not in f"{model!r} {pool!r} {spec!r} {json.dumps(spec.model_dump())}"
     assert "openai:m1" in repr(model)
+
+
+@pytest.mark.parametrize(("must_call", "choice"), [(True, "required"), (False, None)])
+async def test_a_model_that_must_call_a_tool_is_told_so_in_the_protocols_own_words(
+    server: ProviderServer, pool: ModelPool, spec: ModelSpec, must_call: bool, choice: str | None
+) -> None:
+    server.will(sse(*text("ok")))
+    tool = ToolSchema("look", "Look.", {"type": "object", "properties": {}})
+    stream = (await pool.get(spec)).stream(HELLO, [tool], must_call=must_call)
+    assert [delta.text async for delta in stream if delta.text] == ["ok"]
+    assert server.received[0].body.get("tool_choice") == choice

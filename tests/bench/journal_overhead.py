@@ -101,9 +101,11 @@ class Answers:
 
     label = "openai:answers"
 
-    async def stream(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> AsyncIterator[Delta]:
+    async def stream(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema], *, must_call: bool = False
+    ) -> AsyncIterator[Delta]:
         """Give the answer that comes next."""
-        del tools
+        del tools, must_call
         if messages[-1].role == "tool":
             yield Delta(text=ANSWER)
         else:

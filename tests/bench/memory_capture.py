@@ -3,7 +3,8 @@
 Fifty small dialogues (data/memory_dialogues.yaml) with the facts that are worth keeping and what an eager model proposes
 beside them. `scripted` lets a model propose all of both, so that the gate alone decides: `junk_rate` is the part of what is
 kept that is junk, `kept` the part of the facts that is, `junk_proposed` what the rate would be without a gate.
-`--model LABEL` (such as local:NAME; `embedded` is the small embedded model, which the tests run as well) has a model look
+`--model LABEL` (such as local:NAME; `embedded` is the small embedded model, which the tests run as well, and
+`embedded-default` the one that users get) has a model look
 through the dialogues as the product does; what it then keeps counts as a fact when it has most words of one, and as junk
 else. `junk_proposed` is what the rate would be without a gate, `s` the seconds that a look takes.
 """
@@ -23,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
 
 import yaml
-from local_weights import small_model
+from local_weights import labelled
 
 from cirkelline.agents import asking, capturing
 from cirkelline.agents.models import ModelPool
@@ -34,7 +35,6 @@ from cirkelline.tools.remembering import Heard, NotRemembered, checked
 
 DATA = Path(__file__).parent / "data" / "memory_dialogues.yaml"
 SHARED = 0.6
-EMBEDDED = "embedded"
 
 
 def say(line: str) -> None:
@@ -80,10 +80,9 @@ def scripted(dialogues: list[dict[str, Any]], *, explain: bool) -> dict[str, Any
     }
 
 
-async def by_model(dialogues: list[dict[str, Any]], label: str) -> dict[str, Any]:
+async def by_model(dialogues: list[dict[str, Any]], label: str, *, explain: bool = False) -> dict[str, Any]:
     found, wanted, good, junk, proposed, worth, looks, failed = 0, 0, 0, 0, 0, 0, 0, 0
     began = time.monotonic()
-    spec = capturing._INSTRUCTIONS
     async with ModelPool(os.environ) as pool:
         for each in dialogues:
             facts = [text for text, _ in each.get("keep", [])]
@@ -93,14 +92,21 @@ async def by_model(dialogues: list[dict[str, Any]], label: str) -> dict[str, Any
             looks += 1
             try:
                 question = capturing.question(None, [("user", each["said"])])
-                said = await asking.ask(pool, label, spec, question, builtins.KEEP_FACTS)
-            except CirkellineError:
+                said = await asking.ask(
+                    pool, label, capturing.INSTRUCTIONS, question, builtins.KEEP_FACTS, examples=capturing.SHOWN
+                )
+            except CirkellineError as error:
                 failed += 1
+                if explain:
+                    say(json.dumps({"said": each["said"], "failed": str(error)}, ensure_ascii=False))
                 continue
             proposed += len(said["facts"])
             worth += sum(any(_same(fact.fact, text) for text in facts) for fact in said["facts"])
             chosen = [fact.fact for fact in said["facts"] if kept(fact, each["said"]) is None]
             hits = [any(_same(text, fact) for fact in facts) for text in chosen]
+            if explain:
+                told = [(fact.fact, fact.quote, kept(fact, each["said"])) for fact in said["facts"]]
+                say(json.dumps({"said": each["said"], "worth_it": facts, "told": told}, ensure_ascii=False))
             good, junk = good + sum(hits), junk + len(hits) - sum(hits)
             found += sum(any(_same(text, fact) for text in chosen) for fact in facts)
     return {
@@ -123,15 +129,18 @@ def _same(one: str, other: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="such as local:NAME or gemini:NAME; embedded for the small embedded model")
+    parser.add_argument(
+        "--model",
+        help="such as local:NAME or gemini:NAME; embedded for the small embedded model, embedded-default for the default one",
+    )
     parser.add_argument("--dialogues", type=int, help="only the first so many")
     parser.add_argument("--explain", action="store_true", help="show what was decided wrongly")
     options = parser.parse_args()
     dialogues = yaml.safe_load(DATA.read_text(encoding="utf-8"))[: options.dialogues]
     say(json.dumps(scripted(dialogues, explain=options.explain)))
     if options.model:
-        label = f"local:{small_model()}" if options.model == EMBEDDED else options.model
-        say(json.dumps(asyncio.run(by_model(dialogues, label)) | {"model": options.model}))
+        found = asyncio.run(by_model(dialogues, labelled(options.model), explain=options.explain))
+        say(json.dumps(found | {"model": options.model}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ milliseconds. Ours is the product's own recall through PostgreSQL, of memories t
 (`ours`), by the rule alone (`rule`), and with scripted decisions about what stands near (`decided`); `lost` counts facts
 that are true and are not recalled any more because of that, `server_ms` is processor time of PostgreSQL for one recall.
 
-`--model LABEL` (`embedded` is the small embedded model, which the tests run as well) has memory_optimization go through the
+`--model LABEL` (`embedded` is the small embedded model, which the tests run as well, `embedded-default` the one that users
+get) has memory_optimization go through the
 memories that the rule has left of the first `--consolidated` people, and adds a line of what is recalled then.
 
 The others: all in the prompt and the last ten (agno), plain vectors, vectors and BM25 by equal reciprocal ranks.
@@ -37,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
 import numpy as np
 import structlog
 from journal_kills import workplace
-from local_weights import small_model
+from local_weights import labelled
 from memory_set import NOW, Person, Question, people, stems
 from numpy.typing import NDArray
 from processors import client_and_server
@@ -54,7 +55,6 @@ from cirkelline.tools.toolbox import Toolbox
 BUDGET = 150
 TOLD = 305
 """Memories of each person."""
-EMBEDDED = "embedded"
 RUN = "memory_optimization"
 LABEL = "minilm:all-MiniLM-L6-v2-int8"
 Numbers = NDArray[np.float32]
@@ -321,16 +321,18 @@ async def measure_model(amount: int, label: str, told: int) -> None:
         scenes = await scenes_of(await pool.get(LABEL), amount, told)
         for number, scene in enumerate(scenes):
             await write(place, scene, f"rule {number}", by_rule)
-        say((await ours(place, scenes)).line("ours, rule", people=amount, memories=told))
-        label_of = f"local:{small_model()}" if label == EMBEDDED else label
-        figures = await consolidated(place, scenes, label_of, dict(os.environ))
+        left = await lost(place, scenes)
+        say((await ours(place, scenes)).line("ours, rule", people=amount, memories=told, lost=left))
+        figures = await consolidated(place, scenes, labelled(label), dict(os.environ))
         say(figures.line(f"ours, rule and {label}", people=amount, memories=told, lost=await lost(place, scenes)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=40)
-    parser.add_argument("--model", help="only what a model makes of some: local:NAME, gemini:NAME, or embedded")
+    parser.add_argument(
+        "--model", help="only what a model makes of some: local:NAME, gemini:NAME, embedded, or embedded-default"
+    )
     parser.add_argument("--consolidated", type=int, default=1, help="how many people --model goes through")
     parser.add_argument("--memories", type=int, default=TOLD, help="how many memories each of these has")
     options = parser.parse_args()

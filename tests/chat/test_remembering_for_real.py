@@ -6,6 +6,7 @@ What the model says is its own affair; these tests look at what is kept, from wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -15,6 +16,12 @@ from typing import Any
 import local_weights
 import pytest
 from workplace import Workplace
+
+from cirkelline.agents import asking, capturing
+from cirkelline.agents.models import ModelPool
+from cirkelline.tools import builtins
+from cirkelline.tools.capturing import NotKept, gate
+from cirkelline.tools.remembering import Heard
 
 pytestmark = pytest.mark.xdist_group("local model")
 
@@ -72,3 +79,36 @@ async def test_what_is_told_in_one_chat_is_before_the_model_in_the_next_and_says
     assert asked["content"] == ASKED
     (used,) = (await document(place, "memories", "list"))["memories"]
     assert used["last_used"] is not None
+
+
+async def test_memories_are_gone_through_with_the_embedded_model_and_nothing_that_is_true_is_lost(
+    place: Workplace,
+) -> None:
+    path = await asyncio.to_thread(local_weights.small_model)
+    for each in ("The landlord is Mrs. Novak", "Likes green tea", "Rents from the landlord Mr. Dubois"):
+        await command(place, "memories", "add", each)
+    submitted = await document(place, "memories", "optimize", "--model", f"local:{path}")
+    async with place.working(environ=dict(os.environ)):
+        await place.ended(submitted["run_id"])
+    done = (await document(place, "workflows", "show", submitted["run_id"]))["output"]
+    left = {each["memory"] for each in (await document(place, "memories", "list"))["memories"]}
+    # So small a model may be found unfit to decide, and then both stay; the later one stays in any case.
+    assert (done["deleted"], done["undecided"]) in {(1, 0), (0, 1), (0, 0)}
+    assert {"Likes green tea", "Rents from the landlord Mr. Dubois"} <= left
+    assert len(left) == 3 - done["deleted"]
+
+
+async def test_what_a_user_says_of_themselves_is_found_by_the_embedded_model() -> None:
+    path = await asyncio.to_thread(local_weights.small_model)
+    said = "I have a dog called Bella, and I work as a nurse in Odense."
+    async with ModelPool(os.environ) as pool:
+        question = capturing.question(None, [("user", said)])
+        found = await asking.ask(
+            pool, f"local:{path}", capturing.INSTRUCTIONS, question, builtins.KEEP_FACTS, examples=capturing.SHOWN
+        )
+    kept: list[str] = []
+    for each in found["facts"]:
+        with contextlib.suppress(NotKept):
+            gate(each, [Heard(1, said)])
+            kept.append(each.fact)
+    assert any("nurse" in each.lower() for each in kept)

@@ -112,6 +112,20 @@ def test_a_user_has_it_done_by_the_clock_sees_when_and_ends_it(
     assert cirkelline("schedules", "list", "--json").document["schedules"] == []
 
 
+def test_a_run_that_somebody_asks_for_takes_the_place_of_one_that_only_waits_in_line(
+    cirkelline: Commands, memories: Any, filled: Filled
+) -> None:
+    memories("add", "Likes tea", user=None)
+    first = cirkelline("memories", "optimize", "--json").document["run_id"]
+    second = cirkelline("memories", "optimize")
+    assert (second.code, f"run {first[:8]}, which waited in line, was cancelled" in second.err) == (0, True)
+    assert filled.sql("SELECT status FROM runtime.tasks ORDER BY sequence") == [("cancelled",), ("pending",)]
+    filled.sql("UPDATE runtime.tasks SET status = 'running', attempt = 1 WHERE status = 'pending'")
+    third = cirkelline("memories", "optimize")
+    assert (third.code, "goes through these memories already: wait for its end" in third.err) == (2, True)
+    assert filled.sql("SELECT count(*) FROM runtime.tasks") == [(2,)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -174,6 +174,35 @@ async def test_what_replaces_a_memory_takes_its_place_and_keeps_the_old_one_in_t
     assert (await UserMemories(place.db, Bags(), user).remember("likes GREEN tea")).id == other
 
 
+async def test_a_model_replaces_only_memories_that_it_was_shown(place: Workplace) -> None:
+    (_, user) = (await place.agent("other", [DONE]), (await place.session("other"))[1])
+    (shown,) = await told(place, user, "Works at Northwind")
+
+    def changing(old: int) -> dict[str, Any]:
+        return {"tool": "remember", "arguments": {"fact": "Works at Bluefin", "replaces": [old]}}
+
+    look = {"tool": "recall", "arguments": {"question": "Works at Northwind"}}
+    turns = [
+        {"calls": [changing(shown)]},
+        {"calls": [look]},
+        {"calls": [changing(999_999)]},
+        {"calls": [changing(shown)]},
+        DONE,
+    ]
+    await place.agent("keeper", turns, tools=["remember", "recall"])
+    session, _ = await place.session("keeper")
+    async with place.working(embedders=Bags()):
+        (task,) = await place.ended(await place.turn(session, user, "go"))
+    results = await place.rows(
+        "SELECT output ->> 'text' FROM runtime.journal WHERE task_id = %s AND kind = 'tool' ORDER BY position", task.id
+    )
+    unseen, _, other, done = (str(row[0]) for row in results)
+    assert f"you have not been shown a memory with the id {shown}" in unseen
+    assert "you have not been shown a memory with the id 999999" in other
+    assert "in place of: Works at Northwind" in done
+    assert await texts(place, user) == ["Works at Bluefin"]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -266,7 +295,7 @@ def capturing(*facts: dict[str, Any]) -> Answers:
     def answer(shown: Shown) -> Any:
         if not is_capture(shown):
             return f"heard {shown[-1][1]}"
-        return "done" if shown[-1][0] == "tool" else ("keep_facts", {"facts": list(facts)})
+        return ("keep_facts", {"facts": list(facts)})
 
     return answer
 
@@ -309,7 +338,7 @@ async def test_what_a_user_says_of_themselves_is_known_in_the_next_conversation_
     assert await place.value("SELECT task_type FROM runtime.tasks WHERE id = %s", kept.task_id) == "capture"
     shown = [each for each in model.shown if not is_capture(each)]
     assert "Lives in Aarhus" in shown[-1][1][1]
-    (look, _) = [each for each in model.shown if is_capture(each)]
+    (look,) = [each for each in model.shown if is_capture(each)]
     assert looked_at(look) == [
         {"user": "Hi! I live in Aarhus, and what is 2 + 2?"},
         {"assistant": "heard Hi! I live in Aarhus, and what is 2 + 2?"},
@@ -387,6 +416,6 @@ async def test_a_model_says_what_a_new_fact_replaces(place: Workplace) -> None:
         async with place.working(embedders=Bags()):
             await place.ended(await place.turn(session, user, "I moved from Ghent to Aarhus"))
             await settled(place)
-    (look, _) = [shown for shown in model.shown if is_capture(shown)]
+    (look,) = [shown for shown in model.shown if is_capture(shown)]
     assert looked_at(look)[0]["remembered already"][0].startswith(f"[{old}] Lives in Ghent")
     assert await texts(place, user) == ["Lives in Aarhus"]

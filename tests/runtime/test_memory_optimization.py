@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,11 +14,11 @@ from listening_model import Shown, listening
 from shelves import LABEL, Bags, vector
 from workplace import Workplace
 
-from cirkelline.runtime import memory_optimization, workflows
+from cirkelline.runtime import memory_couples, memory_optimization, workflows
 from cirkelline.runtime.memory_optimization import Delete, Merge, Verdict, admitted, one_name
 from cirkelline.state import knowledge_settings, memories, optimizing, users
 from cirkelline.state.memories import Meaning, NewMemory, Origin
-from cirkelline.state.optimizing import Listed
+from cirkelline.state.optimizing import Listed, Pair
 from cirkelline.state.tenant import tenant
 from cirkelline.tools.contract import ToolContext
 from cirkelline.tools.toolbox import Toolbox
@@ -131,6 +132,45 @@ async def test_a_model_that_decides_nothing_readable_has_kept_everything(place: 
         done = await output(place, await optimize(place, user, {"model": "openai:m"}))
     assert (done["archived"], done["undecided"]) == (0, 1)
     assert len(await texts(place, user)) == 2
+
+
+def _couples(*said: str, lasting: bool = True) -> list[tuple[str, str]]:
+    """Which of these, told one after the other and all near each other, a small model is asked about."""
+    listed = [replace(each, lasting=lasting or number == 0) for number, each in enumerate(_listed(*said))]
+    pairs = [Pair(one.id, other.id, 0.5, same=False) for one in listed for other in listed if one.id < other.id]
+    return [(each.old.memory, each.new.memory) for each in memory_couples.couples(listed, pairs)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "asked"),
+    [
+        ("Home is in Valencia", "Lives in Leipzig", True),
+        ("The landlord is Mrs. Novak", "Rents from the landlord Mr. Dubois", True),
+        ("The bank they use is Lunar", "Banks with Monzo", True),
+        ("Works at Novo", "The wife works at Novo", False),
+        ("The mother lives in Lyon", "Lives in Lyon", False),
+        ("The dog is called Rex", "The cat is called Tom", False),
+        ("Lives in Aarhus with Mei", "Lives in Aarhus", False),
+    ],
+)
+def test_a_small_model_is_asked_only_of_two_that_have_one_subject_and_whose_later_one_says_more(
+    old: str, new: str, asked: bool
+) -> None:
+    assert _couples(old, new) == ([(old, new)] if asked else [])
+
+
+@pytest.mark.parametrize(("new", "asked"), [("Moved to Odense", True), ("Visited Odense last summer", False)])
+def test_what_happened_is_in_question_only_where_it_tells_of_a_change(new: str, asked: bool) -> None:
+    assert bool(_couples("Lives in Aarhus", new, lasting=False)) == asked
+
+
+def test_a_small_model_is_never_asked_whether_what_happened_is_over() -> None:
+    first, second = (replace(each, lasting=False) for each in _listed("Moved to Aarhus", "Moved to Odense"))
+    assert memory_couples.couples([first, second], [Pair(first.id, second.id, 0.9, same=False)]) == []
+
+
+def test_the_models_on_this_machine_are_the_small_ones() -> None:
+    assert [memory_couples.is_small(each) for each in ("local:x", "openai:x", "gemini:x")] == [True, False, False]
 
 
 def _listed(*said: str) -> list[Listed]:

@@ -12,7 +12,7 @@ from uuid import UUID
 from cirkelline.configs import scalars
 from cirkelline.configs import schedules as times
 from cirkelline.runtime import memory_rounds
-from cirkelline.runtime.cli import display, opening
+from cirkelline.runtime.cli import console, display, opening
 from cirkelline.runtime.cli.actions import workflows
 from cirkelline.runtime.cli.answers import Answer, Cell, Facts, Mark, Table, Text
 from cirkelline.state import jsonb, memories, optimizing, schedules, sessions, users
@@ -318,9 +318,13 @@ async def capture(choice: str | None, user: str | None) -> Answer:
 
 
 async def optimize(user: str | None, model: str | None, *, wait_for_it: bool, patience: float | None) -> Answer:
-    """Put a run of memory_optimization in line for a user."""
+    """Put a run of memory_optimization in line for a user, in the place of those that have not begun."""
     given = {"model": model} if model else {}
     name = user or opening.settings().user
+    async with _person(user) as person:
+        made_way = await memory_rounds.make_way(person.db, person.id) if person is not None else []
+    for each in made_way:
+        console.note(f"run {display.short(each)}, which waited in line, was cancelled: this one does its work")
     return await workflows.run(
         "memory_optimization", given, user=name, folder=None, wait_for_it=wait_for_it, patience=patience
     )

@@ -82,7 +82,7 @@ class Couple:
 
 def is_small(model: str) -> bool:
     """Whether a model is to be asked one thing at a time: those that run on this machine are small."""
-    return models.read(model, None)["provider"] == "local"
+    return bool(models.read(model, None)["provider"] == "local")
 
 
 def couples(memories: Iterable[Listed], pairs: Sequence[Pair]) -> list[Couple]:

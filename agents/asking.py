@@ -29,7 +29,7 @@ async def ask(
 
     `examples` are other questions with the arguments that answer them; small models learn more from them than from words.
     """
-    model = await pool.get(ModelSpec.model_validate(models.read(label, None)))
+    model = await pool.get(_soberly(ModelSpec.model_validate(models.read(label, None))))
     messages = [ChatMessage("system", instructions), *answered(examples, tool.name), ChatMessage("user", question)]
     problem = "it called no tool"
     for _ in range(TRIES):
@@ -43,6 +43,11 @@ async def ask(
         if calls:
             messages += [ChatMessage("assistant", "", calls), *(_result(call, problem, failed=True) for call in calls)]
     raise NoDecision(f"{label} gave no decision that could be read: {problem}")
+
+
+def _soberly(spec: ModelSpec) -> ModelSpec:
+    """Let a model on this machine say what it holds most likely; some of the hosted ones refuse to be told so."""
+    return spec.model_copy(update={"temperature": 0.0}) if spec.provider == "local" else spec
 
 
 def answered(examples: Examples, name: str) -> list[ChatMessage]:

@@ -29,10 +29,6 @@ Id = Annotated[int, Field(ge=1, le=2_147_483_647)]
 log = structlog.get_logger(__name__)
 
 
-class NotShown(CirkellineError):
-    """A model names memories that it has not been shown."""
-
-
 class MemoryUnavailable(CirkellineError):
     """Memories cannot be reached at present."""
 
@@ -52,14 +48,13 @@ async def remember(  # noqa: D417 (the model does not give ctx)
         topics: One or two words each, such as home or work.
         replaces: The ids of memories that are not true any more because of this one.
     """
-    if unseen := [each for each in replaces or () if each not in ctx.memories.shown]:
-        raise NotShown(
-            f"you have not been shown a memory with the id {unseen[0]}: give in replaces only the numbers in brackets that"
-            " stand before memories here (recall shows more), or leave it out"
-        )
-    kept = await _asked(ctx.memories.remember(fact, topics=topics or (), replaces=replaces or ()))
+    unseen = [each for each in replaces or () if each not in ctx.memories.shown]
+    wanted = [each for each in replaces or () if each not in unseen]
+    kept = await _asked(ctx.memories.remember(fact, topics=topics or (), replaces=wanted))
     lines = [f"{'known already' if kept.known else 'remembered'}: {entry(kept.id, kept.memory)}"]
     lines += [f"in place of: {line(text)}" for text in kept.replaced]
+    # Small models make ids up. What was told is kept all the same.
+    lines += [f"not replaced: {each}, a memory that you have not been shown (recall shows more)" for each in unseen]
     if kept.near and not kept.known:
         lines.append("also remembered, and near it (if one is not true any more, forget it):")
         lines += [entry(each.id, each.memory, each.since) for each in kept.near]

@@ -174,16 +174,18 @@ async def test_what_replaces_a_memory_takes_its_place_and_keeps_the_old_one_in_t
     assert (await UserMemories(place.db, Bags(), user).remember("likes GREEN tea")).id == other
 
 
-async def test_a_model_replaces_only_memories_that_it_was_shown(place: Workplace) -> None:
+async def test_a_model_replaces_only_memories_that_it_was_shown_and_keeps_what_it_was_told_all_the_same(
+    place: Workplace,
+) -> None:
     (_, user) = (await place.agent("other", [DONE]), (await place.session("other"))[1])
     (shown,) = await told(place, user, "Works at Northwind")
 
-    def changing(old: int) -> dict[str, Any]:
-        return {"tool": "remember", "arguments": {"fact": "Works at Bluefin", "replaces": [old]}}
+    def changing(old: int, fact: str = "Works at Bluefin") -> dict[str, Any]:
+        return {"tool": "remember", "arguments": {"fact": fact, "replaces": [old]}}
 
     look = {"tool": "recall", "arguments": {"question": "Works at Northwind"}}
     turns = [
-        {"calls": [changing(shown)]},
+        {"calls": [changing(shown, "Likes oranges")]},
         {"calls": [look]},
         {"calls": [changing(999_999)]},
         {"calls": [changing(shown)]},
@@ -197,10 +199,10 @@ async def test_a_model_replaces_only_memories_that_it_was_shown(place: Workplace
         "SELECT output ->> 'text' FROM runtime.journal WHERE task_id = %s AND kind = 'tool' ORDER BY position", task.id
     )
     unseen, _, other, done = (str(row[0]) for row in results)
-    assert f"you have not been shown a memory with the id {shown}" in unseen
-    assert "you have not been shown a memory with the id 999999" in other
+    assert f"not replaced: {shown}, a memory that you have not been shown" in unseen
+    assert "not replaced: 999999, a memory that you have not been shown" in other
     assert "in place of: Works at Northwind" in done
-    assert await texts(place, user) == ["Works at Bluefin"]
+    assert sorted(await texts(place, user)) == ["Likes oranges", "Works at Bluefin"]
 
 
 @pytest.mark.parametrize(

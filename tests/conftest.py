@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test: one server per run, one migrated template, one database copied from it per test."""
+"""A real PostgreSQL for every test: one server per run, one migrated template, copies of it for the tests."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import hypothesis
 import psycopg
 import pytest
 import structlog
+from databases import Databases
 from psycopg import conninfo
 
 from cirkelline.state import embedded, migrations
@@ -63,8 +64,17 @@ def server_url() -> Iterator[str]:
     runs = Path(tempfile.gettempdir()) / f"cirkelline-tests-{os.getuid()}"
     _clear_old_runs(runs)
     server = embedded.ensure(runs / run)
+    _hurry(server.url())
     yield server.url()
     server.release()
+
+
+def _hurry(url: str) -> None:
+    """Let a server that holds nothing but tests never wait for the disk: none of them cuts its power."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            conn.execute(f"ALTER SYSTEM SET {setting} = off")  # type: ignore[call-overload]
+        conn.execute("SELECT pg_reload_conf()")
 
 
 def _clear_old_runs(runs: Path) -> None:
@@ -99,23 +109,28 @@ def template(server_url: str) -> str:
 @pytest.fixture
 def empty_database_url(server_url: str) -> Iterator[str]:
     """A database of the test's own with nothing in it."""
-    yield from _own_database(server_url, "template0")
-
-
-@pytest.fixture
-def database_url(server_url: str, template: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
-    yield from _own_database(server_url, template)
-
-
-def _own_database(server_url: str, template: str) -> Iterator[str]:
     name = f"cirkelline_test_{uuid4().hex[:16]}"
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')  # type: ignore[call-overload]
+        conn.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')  # type: ignore[call-overload]
         try:
             yield _as_url(_database(server_url, name))
         finally:
             conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="session")
+def databases(server_url: str, template: str) -> Iterator[Databases]:
+    """Migrated databases, which the tests of this process take turns to use."""
+    kept = Databases(server_url, template)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture
+def database_url(server_url: str, databases: Databases) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with databases.lent() as name:
+        yield _as_url(_database(server_url, name))
 
 
 def _as_url(info: str) -> str:

@@ -2,7 +2,7 @@
 
 To make one writes 450 files and to drop one removes them, which takes longer than most tests do (ext4 looks past every file
 that was removed lately before it makes another). So a test gets what an earlier one used, once every row that was added is
-gone. A database whose schema, settings or first rows a test changed, or that grew, is dropped instead.
+gone and the first ones are as they were. A database whose schema or settings a test changed, or that grew, is dropped instead.
 """
 
 from __future__ import annotations
@@ -20,10 +20,27 @@ _GROWN: Final = 8 * 1024 * 1024  # bytes more than the template: what is left of
 _PATIENCE: Final = 30.0  # s for connections to end
 
 # Whatever defines a database writes a row of one of these; what ANALYZE and VACUUM count does not.
-_CATALOGS: Final = (
-    "pg_attrdef pg_attribute pg_class pg_constraint pg_default_acl pg_event_trigger pg_extension pg_foreign_server pg_index"
-    " pg_inherits pg_namespace pg_policy pg_proc pg_publication pg_rewrite pg_sequence pg_statistic_ext pg_trigger pg_type"
-).split()
+_CATALOGS: Final = [
+    "pg_attrdef",
+    "pg_attribute",
+    "pg_class",
+    "pg_constraint",
+    "pg_default_acl",
+    "pg_event_trigger",
+    "pg_extension",
+    "pg_foreign_server",
+    "pg_index",
+    "pg_inherits",
+    "pg_namespace",
+    "pg_policy",
+    "pg_proc",
+    "pg_publication",
+    "pg_rewrite",
+    "pg_sequence",
+    "pg_statistic_ext",
+    "pg_trigger",
+    "pg_type",
+]
 _SETTINGS: Final = """
 SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = current_database()
 """
@@ -51,7 +68,8 @@ class Databases:
         self._template = template
         self._emptied: list[str] = []
         with self._connect(template) as conn:
-            self._filled = [each for each in conn.execute(_TABLES).fetchall() if _holds_rows(conn, *each)]
+            rows = {each: _rows(conn, *each) for each in conn.execute(_TABLES).fetchall()}
+            self._filled = {table: found for table, found in rows.items() if found}
             self._pristine = self._definition(conn)
             self._size = _size(conn)
         self._server = psycopg.connect(server_url, autocommit=True)
@@ -87,19 +105,18 @@ class Databases:
                 if self._definition(conn) != self._pristine:
                     return False
                 conn.execute("SET session_replication_role = replica")  # no triggers, and no order of keys to keep
-                for written in conn.execute(_WRITTEN).fetchall():
-                    if written not in self._filled:
-                        conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(*written)))
+                for table in conn.execute(_WRITTEN).fetchall():
+                    if table not in self._filled or _rows(conn, *table) != self._filled[table]:
+                        conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(*table)))
+                        _fill(conn, self._filled.get(table, b""), *table)
                 conn.execute(_RESTART)
                 return _size(conn) < self._size + _GROWN
         except psycopg.OperationalError:  # it lets nobody in
             return False
 
     def _definition(self, conn: Connection) -> tuple[Any, ...]:
-        """Everything that no test may leave changed, as the transactions that wrote it."""
-        looked = [sql.Identifier("pg_catalog", each) for each in _CATALOGS]
-        looked += [sql.Identifier(*each) for each in self._filled]
-        sums = [sql.SQL("(SELECT sum(xmin::text::bigint) FROM {})").format(each) for each in looked]
+        """Return which transactions made the schema, and how many settings there are."""
+        sums = [sql.SQL("(SELECT sum(xmin::text::bigint) FROM {})").format(sql.Identifier(each)) for each in _CATALOGS]
         written = conn.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(sums))).fetchall()
         return (*written, *conn.execute(_SETTINGS).fetchall())
 
@@ -119,8 +136,14 @@ class Databases:
         return psycopg.connect(conninfo.make_conninfo(self._url, dbname=name), autocommit=True)
 
 
-def _holds_rows(conn: Connection, *table: str) -> bool:
-    return conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(*table))).fetchone() is not None
+def _rows(conn: Connection, *table: str) -> bytes:
+    with conn.cursor() as cursor, cursor.copy(sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(*table))) as copy:
+        return b"".join(bytes(each) for each in copy)
+
+
+def _fill(conn: Connection, rows: bytes, *table: str) -> None:
+    with conn.cursor() as cursor, cursor.copy(sql.SQL("COPY {} FROM STDIN").format(sql.Identifier(*table))) as copy:
+        copy.write(rows)
 
 
 def _size(conn: Connection) -> int:

@@ -21,6 +21,7 @@ import psycopg
 import pytest
 import structlog
 from databases import Databases
+from nursery import Nursery
 from psycopg import conninfo
 
 from cirkelline.state import embedded, migrations
@@ -131,6 +132,14 @@ def database_url(server_url: str, databases: Databases) -> Iterator[str]:
     """A migrated database of the test's own."""
     with databases.lent() as name:
         yield _as_url(_database(server_url, name))
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where daemons start that have imported what they need."""
+    kept = Nursery()
+    yield kept
+    kept.close()
 
 
 def _as_url(info: str) -> str:

@@ -69,6 +69,7 @@ class Databases:
         self._emptied: list[str] = []
         with self._connect(template) as conn:
             rows = {each: _rows(conn, *each) for each in conn.execute(_TABLES).fetchall()}
+            self._tables = set(rows)
             self._filled = {table: found for table, found in rows.items() if found}
             self._pristine = self._definition(conn)
             self._size = _size(conn)
@@ -102,6 +103,7 @@ class Databases:
         """Remove every row that was added, unless more than rows has changed."""
         try:
             with self._connect(name) as conn:
+                self._drop_new_tables(conn)
                 if self._definition(conn) != self._pristine:
                     return False
                 conn.execute("SET session_replication_role = replica")  # no triggers, and no order of keys to keep
@@ -113,6 +115,10 @@ class Databases:
                 return _size(conn) < self._size + _GROWN
         except psycopg.OperationalError:  # it lets nobody in
             return False
+
+    def _drop_new_tables(self, conn: Connection) -> None:
+        for table in {*conn.execute(_TABLES).fetchall()} - self._tables:
+            conn.execute(sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier(*table)))
 
     def _definition(self, conn: Connection) -> tuple[Any, ...]:
         """Return which transactions made the schema, and how many settings there are."""

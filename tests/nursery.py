@@ -20,7 +20,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_IMPORTED = ("cirkelline.runtime.up", "cirkelline.runtime.worker")
+# The first two when it starts, the others before its first task is done.
+_IMPORTED = (
+    "cirkelline.runtime.up",
+    "cirkelline.runtime.worker",
+    "cirkelline.agents.agno_boundary.loop",
+    "watchfiles",
+    "anyio._backends._asyncio",
+)
 _ENDED = ".ended"
 
 

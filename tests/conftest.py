@@ -21,6 +21,7 @@ import hypothesis
 import psycopg
 import pytest
 import structlog
+from nursery import Nursery
 from psycopg import conninfo
 
 from cirkelline.state import embedded, migrations
@@ -146,6 +147,14 @@ def _own_database(server_url: str, template: str) -> Iterator[str]:
 def _tablespace(conn: psycopg.Connection[Any]) -> str:
     found = None if GIVEN else conn.execute("SELECT FROM pg_tablespace WHERE spcname = 'memory'").fetchone()
     return "" if found is None else "TABLESPACE memory"
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where daemons start that have imported what they need."""
+    kept = Nursery()
+    yield kept
+    kept.close()
 
 
 def _as_url(info: str) -> str:

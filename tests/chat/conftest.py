@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parents[1] / "runtime"))
 sys.path.append(str(Path(__file__).parents[1] / "agents"))
 
 from chat_scene import Chat, FakeScreen
+from nursery import Nursery
 from workplace import Daemon, Workplace, kill
 
 from cirkelline.runtime.chat.own_worker import OwnWorker
@@ -21,9 +22,9 @@ from cirkelline.tools.toolbox import Toolbox
 
 
 @pytest.fixture
-def place(db: Database, tmp_path: Path) -> Workplace:
+def place(db: Database, tmp_path: Path, nursery: Nursery) -> Workplace:
     """A workplace of the test's own, whose leases lapse soon."""
-    return Workplace(db, tmp_path, lease=0.5, poll=0.1, configs=tmp_path / "configs")
+    return Workplace(db, tmp_path, nursery=nursery, lease=0.5, poll=0.1, configs=tmp_path / "configs")
 
 
 @pytest.fixture

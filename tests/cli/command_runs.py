@@ -6,7 +6,8 @@ import asyncio
 import io
 import json
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -16,7 +17,7 @@ import pytest
 from cirkelline.configs import schema
 from cirkelline.configs.loading import parse_config
 from cirkelline.runtime.cli import entry
-from cirkelline.state import agents, claims, sessions, tasks, tenant, users, workers
+from cirkelline.state import agents, claims, connection, sessions, tasks, tenant, users, workers
 from cirkelline.state.agents import NewDefinition
 from cirkelline.state.claims import Finish
 from cirkelline.state.connection import Conn, Database
@@ -59,6 +60,11 @@ class Filled:
     def __init__(self, url: str) -> None:
         self.url = url
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Conn]:
+        async with await connection.connect(self.url) as conn:
+            yield conn
+
     def do(self, work: Coroutine[Any, Any, Value]) -> Value:
         return asyncio.run(work)
 
@@ -79,7 +85,7 @@ class Filled:
             cap=spec.limits.concurrency,
             source=None,
         )
-        async with Database.open(self.url, connections=1) as db, db.transaction() as conn:
+        async with self._connection() as conn, conn.transaction():
             await agents.lock_definitions(conn)
             found = await agents.by_handle(conn, name)
             if found is None:
@@ -89,7 +95,7 @@ class Filled:
 
     def task(self, agent: UUID, input: Any = "hello", **columns: Any) -> UUID:
         async def submit() -> UUID:
-            async with Database.open(self.url, connections=1) as db, db.connection() as conn:
+            async with self._connection() as conn:
                 return await tasks.submit(conn, agent_id=agent, payload={"input": input}, **columns)
 
         return self.do(submit())
@@ -99,7 +105,7 @@ class Filled:
         worker = uuid4()
 
         async def register() -> None:
-            async with Database.open(self.url, connections=1) as db, db.connection() as conn:
+            async with self._connection() as conn:
                 await workers.register(conn, worker, host="here", pid=1, release="0", slots=slots, lease=lease)
 
         self.do(register())
@@ -107,7 +113,7 @@ class Filled:
 
     def claim(self, agent: UUID, worker: UUID, slots: int = 1) -> list[claims.Claim]:
         async def claim() -> list[claims.Claim]:
-            async with Database.open(self.url, connections=1) as db, db.connection() as conn:
+            async with self._connection() as conn:
                 return await claims.claim(conn, worker, [agent], slots=slots)
 
         return self.do(claim())
@@ -119,7 +125,7 @@ class Filled:
         whole: dict[str, Any] = {"status": "completed", "result": {"output": "done"}, **finish}
 
         async def end() -> None:
-            async with Database.open(self.url, connections=1) as db, db.connection() as conn:
+            async with self._connection() as conn:
                 ended = Finish(task_id=claimed.id, attempt=claimed.attempt, **whole)
                 await claims.finish(conn, worker, [ended.as_json()], state_limit=65_536)
                 await workers.deregister(conn, worker)
@@ -162,7 +168,7 @@ class Filled:
             return await cursor.fetchall() if cursor.description else []
 
         async def opened() -> list[tuple[Any, ...]]:
-            async with Database.open(self.url, connections=1) as db, db.connection() as conn:
+            async with self._connection() as conn:
                 return await run(conn)
 
         return self.do(opened())

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nursery import Nursery
 from workplace import Daemon, Workplace, kill
 
 from cirkelline.state.connection import Database
 
 
 @pytest.fixture
-def place(db: Database, tmp_path: Path) -> Workplace:
+def place(db: Database, tmp_path: Path, nursery: Nursery) -> Workplace:
     """A workplace of the test's own."""
-    return Workplace(db, tmp_path)
+    return Workplace(db, tmp_path, nursery=nursery)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from marked_tools import Scene, Start
+from nursery import Nursery
 from workplace import Workplace
 
 from cirkelline.state import tasks, usage
@@ -22,11 +23,11 @@ ENDS = {"text": "done", "usage": {"input": 300, "output": 20}}
 
 
 @pytest.fixture
-def place(db: Database, tmp_path: Path) -> Workplace:
+def place(db: Database, tmp_path: Path, nursery: Nursery) -> Workplace:
     prices = tmp_path / "prices.yaml"
     script = tmp_path / "configs" / "clerk.script.yaml"
     prices.write_text(f'models:\n  "scripted:{script}": {{input: 2, output: 30}}\n')
-    return Workplace(db, tmp_path, prices=prices)
+    return Workplace(db, tmp_path, nursery=nursery, prices=prices)
 
 
 async def clerk(place: Workplace, *turns: dict[str, Any], **config: Any) -> None:

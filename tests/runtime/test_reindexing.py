@@ -16,6 +16,8 @@ import pytest
 from embedding_server import EmbeddingServer
 from workplace import Workplace
 
+from cirkelline.configs.settings import Settings
+from cirkelline.runtime.api import Runtime
 from cirkelline.runtime.ingest import reindexing
 from cirkelline.state.reindexing import Chunk
 from cirkelline.tools.embedding import EmbedderPool
@@ -43,6 +45,7 @@ class Library:
         self.server = server
         self.folder = place.folder / "library"
         self.folder.mkdir()
+        self.settings = Settings(database_url=place.db.url, home=place.folder / "home", lease=0.5)
 
     def start(self, *arguments: str, keyed: bool = True) -> subprocess.Popen[bytes]:
         environ = {**os.environ, "DATABASE_URL": self.place.db.url, "CIRKELLINE_USER": USER, "CIRKELLINE_LEASE": "0.5"}
@@ -58,8 +61,8 @@ class Library:
     async def fill(self, amount: int) -> None:
         for number in range(amount):
             (self.folder / f"{number:03}.txt").write_text(f"document {number} is about cats")
-        code, _, err = await self.do("add", str(self.folder), keyed=False)
-        assert code == 0, err
+        async with Runtime.open(self.settings, environ={}) as runtime:
+            await runtime.add_knowledge([self.folder], user=USER)
 
     async def standing(self) -> tuple[str, int, int]:
         """The embedder in force, the chunks that are compared with it, and all chunks."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from kills import Crew
+from nursery import Nursery
 from poison import submit, supervised
 from troubles import KINDS, Load, OwnServer, Troubles, asked, faults
 from workplace import Daemon, Workplace, until
@@ -27,10 +28,10 @@ def own_server(tmp_path: Path) -> Iterator[OwnServer]:
 
 
 @pytest.fixture
-async def own_place(own_server: OwnServer, tmp_path: Path) -> AsyncIterator[Workplace]:
+async def own_place(own_server: OwnServer, tmp_path: Path, nursery: Nursery) -> AsyncIterator[Workplace]:
     await migrations.migrate(own_server.url)
     async with Database.open(own_server.url) as db:
-        yield Workplace(db, tmp_path)
+        yield Workplace(db, tmp_path, nursery=nursery)
 
 
 async def test_restarts_cut_connections_and_frozen_workers_lose_and_double_nothing(

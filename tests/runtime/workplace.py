@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
+from nursery import Child, Nursery
+
 from cirkelline.configs import loading
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import applying, composition
@@ -58,7 +60,7 @@ async def until(look: Callable[[], Awaitable[Value | None]], what: str) -> Value
 class Daemon:
     """A daemon in a process of its own; its log lines are JSON."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | Child, log: Path) -> None:
         self.process = process
         self._log = log
 
@@ -91,8 +93,9 @@ class Daemon:
 class Workplace:
     """A folder with `configs` and `tools`, and the database its agents are in."""
 
-    def __init__(self, db: Database, folder: Path, **settings: Any) -> None:
+    def __init__(self, db: Database, folder: Path, *, nursery: Nursery | None = None, **settings: Any) -> None:
         self.db = db
+        self.nursery = nursery  # where daemons start; without one each is an interpreter of its own
         self.folder = folder
         self.configs = folder / "configs"
         self.tools = folder / "tools"
@@ -246,6 +249,8 @@ class Workplace:
             "UP": json.dumps(options),
             **(environ or {}),
         }
+        if self.nursery:
+            return Daemon(self.nursery.start(prelude + UP, env=given, log=log, cwd=self.folder), log)
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-c", prelude + UP], env=given, stdout=out, stderr=out, cwd=self.folder

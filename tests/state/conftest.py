@@ -38,11 +38,16 @@ def shared_database(server_url: str, template: str) -> Iterator[psycopg.Connecti
 @pytest.fixture
 def database_url(shared_database: psycopg.Connection) -> str:
     """A migrated database without a row in it."""
-    shared_database.execute("SET session_replication_role = replica")  # no triggers, and no order of keys to keep
-    tables = shared_database.execute(TABLES).fetchall()
-    for schema, table in tables:
-        shared_database.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(schema, table)))
-    shared_database.execute("RESET session_replication_role")
+    tables = [sql.Identifier(*each) for each in shared_database.execute(TABLES).fetchall()]
+    shared_database.execute(
+        sql.SQL("; ").join(
+            [
+                sql.SQL("SET session_replication_role = replica"),  # no triggers, and no order of keys to keep
+                *(sql.SQL("DELETE FROM {}").format(each) for each in tables),
+                sql.SQL("RESET session_replication_role"),
+            ]
+        )
+    )
     info = shared_database.info
     login = f"{info.user}:{info.password}" if info.password else info.user
     if info.host.startswith("/"):

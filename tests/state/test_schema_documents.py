@@ -161,6 +161,27 @@ def test_the_python_examples_run_as_they_are_written(database_url: str, monkeypa
         db.close()
 
 
+def test_a_search_of_one_users_chunks_finds_them_behind_any_number_of_nearer_ones(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{database_url}&options=-cenable_seqscan%3Doff")  # by the index alone
+    db = importlib.import_module("cirkelline.database").db
+    insert = "INSERT INTO cirkelline_knowledge_vectors (embedding, chunk_text, metadata) VALUES (%s, 'text', %s::jsonb)"
+    try:
+        for number in range(100):
+            db.execute(insert, [0.5] * 767 + [0.5 + number / 10_000], '{"user_id": "somebody"}')
+        db.execute(insert, [0.5] * 767 + [0.0], '{"user_id": "user-123"}')
+        nearest = """
+        SELECT metadata->>'user_id' AS owner FROM ai.cirkelline_knowledge_vectors
+        WHERE metadata->>'user_id' = %s ORDER BY embedding <=> %s LIMIT 5
+        """
+        plan = db.query(f"EXPLAIN {nearest}", "user-123", [0.5] * 768)
+        assert any("idx_vectors_embedding" in line for row in plan for line in row.values())
+        assert db.query(nearest, "user-123", [0.5] * 768) == [{"owner": "user-123"}]
+    finally:
+        db.close()
+
+
 ARCHIVE = """
 INSERT INTO ai.agno_memories_archive (original_memory_id, user_id, memory, topics, input, created_at)
 SELECT memory_id, user_id, to_jsonb(memory), topics, input, created_at FROM ai.agno_memories

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import pytest
 from embedded_scene import Account, Scene
 
 from cirkelline.state import embedded
+
+_ENOUGH = 4 * 1024**3  # bytes
 
 
 def runs(account: Account, program: Path) -> bool:
@@ -59,21 +62,36 @@ def stranger() -> Account:
     return Account("nobody", entry.pw_uid, entry.pw_gid)
 
 
+def _place() -> Path:
+    """Where a thousand files are made quickly: in memory, where there is enough of it."""
+    memory = Path("/dev/shm")  # noqa: S108 - what is made in it has a name of its own
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > _ENOUGH else Path("/tmp")  # noqa: S108
+
+
+@pytest.fixture(scope="session")
+def left() -> Iterator[list[Path]]:
+    """Folders that are removed at the end."""
+    folders: list[Path] = []
+    yield folders
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
-def open_scene() -> Iterator[Callable[[Account], Scene]]:
+def open_scene(left: list[Path]) -> Iterator[Callable[[Account], Scene]]:
     """Makes scenes, and clears them away with their servers."""
     scenes: list[Scene] = []
 
     def make(account: Account) -> Scene:
         # Not tmp_path: its parents are closed to other accounts, and it is too long for a socket.
-        root = Path(tempfile.mkdtemp(prefix="ck-", dir="/tmp"))
+        root = Path(tempfile.mkdtemp(prefix="ck-", dir=_place()))
         os.chown(root, account.user, account.group)
         scenes.append(Scene(account, root, root / "home"))
         return scenes[-1]
 
     yield make
     for scene in scenes:
-        scene.close()
+        left += scene.close()
 
 
 @pytest.fixture

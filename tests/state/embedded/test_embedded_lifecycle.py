@@ -66,6 +66,9 @@ def test_it_is_durable_utc_private_and_of_our_collation(user_scene: Scene) -> No
             " FROM pg_database WHERE datname = current_database()"
         ).fetchone()
         assert row == ("cirkelline", "cirkelline", "UTF8", "b", "C.UTF-8")
+        # One round for our own random password; whoever makes a role with a password of their own gets PostgreSQL's many.
+        rounds = "SELECT split_part(split_part(rolpassword, '$', 2), ':', 1), current_setting('scram_iterations') FROM pg_authid"
+        assert conn.execute(f"{rounds} WHERE rolname = 'cirkelline'").fetchall() == [("1", "4096")]
         conn.execute("CREATE EXTENSION vector; CREATE ROLE somebody")
 
 

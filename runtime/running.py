@@ -61,6 +61,11 @@ class Run:
     """The model on hold that this run tries for everybody, until it has answered."""
     task: asyncio.Task[None] | None = None
 
+    @property
+    def fence(self) -> Fence:
+        """What nobody else can have while this run holds its task."""
+        return Fence(self.owner, self.claim.id, self.claim.attempt)
+
     def probed(self) -> None:
         """Remember that the model has answered, and that nothing is left to be tried."""
         self.probe = None
@@ -134,8 +139,7 @@ class Runner:
             return invoking.failed(claim.id, claim.attempt, RunError(type(error).__name__, first_line(error)))
 
     def _recording(self, run: Run) -> Recording:
-        fence = Fence(run.owner, run.claim.id, run.claim.attempt)
-        return Recording(self.db, self.connections, fence, user_id=run.claim.user_id)
+        return Recording(self.db, self.connections, run.fence, user_id=run.claim.user_id)
 
     async def _invoke(self, run: Run, prepared: Prepared, recording: Recording, emit: events.Emit) -> Finish | None:
         claim = run.claim
@@ -150,6 +154,7 @@ class Runner:
         outcome = await run_agent(
             request, emit=emit, model_pool=self.model_pool, executor=self.executor, cancel=run.cancel
         )
+        run.ended = True
         cited = await until_answered(
             lambda: citing.check(self.db, begun.request, outcome), "check what an answer cites"
         )
@@ -160,11 +165,10 @@ class Runner:
 
     async def _again(self, run: Run, prepared: Prepared, error: RunError, finish: Finish) -> bool:
         """Put a failed task back in line, where the failure was its model's or may pass; return whether it is."""
-        fence = Fence(run.owner, run.claim.id, run.claim.attempt)
         # A person who waits for an answer is told at once.
         if error.away is not None and run.claim.task_type != invoking.CHAT:
             probe = run.probe is not None
-            if await self.holding.failed(fence, prepared.model, error, finish, probe=probe):
+            if await self.holding.failed(run.fence, prepared.model, error, finish, probe=probe):
                 log.warning("task.put_back", error=error.message)
                 return True
         return await self._put_off(run, prepared, error, finish)
@@ -174,13 +178,12 @@ class Runner:
         retry = prepared.spec.retry
         if not error.passing or retry.attempts == 1:
             return False
-        fence = Fence(run.owner, run.claim.id, run.claim.attempt)
         backoff = Backoff(retry.attempts, retry.backoff, retry.longest)
 
         async def put_off() -> datetime | None:
             async with self.db.connection() as conn:
                 return await retrying.put_off(
-                    conn, fence, finish.steps, kind=error.type, reason=error.message, backoff=backoff
+                    conn, run.fence, finish.steps, kind=error.type, reason=error.message, backoff=backoff
                 )
 
         due = await until_answered(put_off, "put a task off")
@@ -189,6 +192,7 @@ class Runner:
         return due is not None
 
     async def _give_back(self, run: Run, reason: str) -> None:
+        run.ended = True
         self.registry.hold_back(run.claim.agent_id, reason)
         log.warning("task.released", reason=reason)
 

@@ -265,7 +265,7 @@ class Worker:
     def _start(self, claim: Claim, *, probe: str | None = None) -> None:
         run = Run(claim, self.id, probe=probe)
         log.info("task.claimed", agent=self._registry.name(claim.agent_id), task_id=claim.id, attempt=claim.attempt)
-        lost = [each for each in self._runs if each.claim.id == claim.id]
+        lost = [each for each in self._runs if each.fence == run.fence]
         self._runs.add(run)
         work = self._run_again(run, lost) if lost else self._runner.run(run)
         run.task = asyncio.create_task(work, name=f"task-{claim.id}")

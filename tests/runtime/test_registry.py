@@ -48,7 +48,7 @@ async def test_a_task_whose_pinned_version_cannot_be_served_goes_back_and_is_not
         await place.becomes(True, "SELECT error IS NOT NULL FROM runtime.tasks WHERE id = %s", pinned)
         fresh = await place.submit("helper")
         (done,) = await place.ended(fresh)
-        task = await place.task(pinned)
+    task = await place.task(pinned)  # while there is a worker it may just be trying again
     assert (done.status, done.definition_version) == ("completed", 2)
     assert task.status == "pending"
     assert "price" in str(task.error)

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "runtime"), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 import structlog
 from agno.agent import Agent

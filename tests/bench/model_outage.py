@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))
 sys.path.append(str(HERE.parent / "runtime"))
 
 from flaky_provider import serving  # noqa: E402

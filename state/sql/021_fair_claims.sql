@@ -77,10 +77,10 @@ CREATE OR REPLACE TRIGGER queue_changed
 -- The highest priority first. Of equals the agents take turns, and within each its persons, a task at a time, or as many
 -- as there are slots for each; a line's own tasks go in the order in which they were submitted. Whose turn it is the
 -- connection remembers, for each priority the agent and for each agent the person that came last (`cirkelline.turns`):
--- nobody else has to know it, and if it is lost they begin anywhere. A task that is alone in line needs no turn.
+-- nobody else has to know it, and if it is lost they begin anywhere.
 --
 -- Sorts are off, as `queue_turns` has every order that is asked for: no plan may read a line to find its beginning. And what
--- is planned is kept, as a lookup is one whatever is looked up.
+-- is planned is kept: a lookup is one whatever is looked up, and to plan these statements takes longer than to run them.
 CREATE OR REPLACE FUNCTION runtime.claim_tasks(
     claimer UUID, agents UUID[], slots INTEGER, only_session UUID DEFAULT NULL
 ) RETURNS TABLE (
@@ -94,7 +94,7 @@ DECLARE
     last_id CONSTANT UUID := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
     wanted INTEGER := slots;
     served UUID[];
-    level INTEGER;
+    level INTEGER := 2147483647;
     turns JSONB := coalesce(nullif(current_setting('cirkelline.turns', TRUE), ''), '{}')::jsonb;
     anywhere UUID := gen_random_uuid();
     begun UUID;       -- behind which agent the round of this priority began
@@ -102,11 +102,10 @@ DECLARE
     past_end BOOLEAN; -- whether that was behind the last agent, at the first again
     is_round BOOLEAN; -- whether it has been at all of them
     is_plain BOOLEAN; -- whether each of these agents has but one line
-    is_fertile BOOLEAN; -- whether a line that had its turn in it may have more
+    gained INTEGER;   -- what it has brought so far
     taken INTEGER;
     known BOOLEAN;
     due BOOLEAN;
-    is_alone BOOLEAN; -- whether but one task is in line, and nothing limits it: it waits for no turn
     line_agents UUID[];
     line_persons UUID[];
     line_versions INTEGER[];
@@ -131,27 +130,10 @@ BEGIN
             SELECT d.task_id FROM runtime.queue d WHERE d.run_at <= clock_timestamp()
              ORDER BY d.run_at LIMIT 1000 FOR UPDATE SKIP LOCKED));
     END IF;
-    IF only_session IS NULL THEN
-        SELECT array_agg(q.task_id), array_agg(q.agent_id), array_agg(q.session_id), max(q.priority),
-               count(*) = 1 AND bool_and(q.session_id IS NULL AND q.agent_id = ANY (agents))
-          INTO ids, owners, sessions, level, is_alone
-          FROM (SELECT * FROM runtime.queue q WHERE q.run_at IS NULL
-                 ORDER BY q.priority DESC, q.agent_id, q.person, q.sequence LIMIT 2) q;
-        IF level IS NULL THEN
-            RETURN;
-        END IF;
-        IF is_alone THEN
-            SELECT array_agg(room.version), bool_and(room.places IS NULL) INTO versions, is_alone
-              FROM runtime.room(owners[1]) room;
-        END IF;
-    END IF;
     served := ARRAY(SELECT a.listed FROM unnest(agents) AS a (listed) WHERE a.listed IS NOT NULL ORDER BY a.listed);
 
     WHILE wanted > 0 AND cardinality(served) > 0 LOOP
-        IF is_alone THEN
-            locked := FALSE;
-            limited := FALSE;
-        ELSIF only_session IS NOT NULL THEN
+        IF only_session IS NOT NULL THEN
             -- Its next turn, and after that what is to be done beside its turns.
             SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version), FALSE, TRUE
               INTO ids, owners, sessions, versions, locked, limited
@@ -162,11 +144,14 @@ BEGIN
                      CROSS JOIN LATERAL runtime.room(l.agent_id) room
                      WHERE l.agent_id = ANY (served)) c;
         ELSE
-            IF begun IS NULL THEN
+            IF begun IS NULL THEN  -- the next priority that anybody waits with
+                level := (SELECT q.priority FROM runtime.queue q WHERE q.run_at IS NULL AND q.priority <= level
+                           ORDER BY q.priority DESC, q.agent_id, q.person, q.sequence LIMIT 1);
+                EXIT WHEN level IS NULL;
                 begun := coalesce((turns ->> level::text)::uuid, anywhere);
                 latest := begun;
                 past_end := FALSE;
-                is_fertile := FALSE;
+                gained := 0;
             END IF;
             -- The next lines whose turn it is: of each agent the next person's, and where that leaves slots, of each its
             -- persons' behind that. From one agent in line to the next one that is served here is one step in the index,
@@ -222,31 +207,27 @@ BEGIN
 
             -- What neither a cap nor a session limits is locked while its line is walked, and what somebody else holds is
             -- passed over: many claimers cost no second look. Behind two thousand turns of sessions that run, a line waits.
-            ids := NULL;
-            limited := FALSE;
-            IF line_agents IS NOT NULL THEN
-                SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version),
-                       bool_and(c.held IS NOT NULL), bool_or(c.held IS NULL)
-                  INTO ids, owners, sessions, versions, locked, limited
-                  FROM (SELECT next.task_id, n.agent_id, next.session_id, n.version, next.held
-                          FROM unnest(line_agents, line_persons, line_versions, line_places)
-                               WITH ORDINALITY AS n (agent_id, person, version, places, place)
-                         CROSS JOIN LATERAL (
-                             SELECT l.task_id, l.session_id, free.id AS held
-                               FROM (SELECT * FROM runtime.lines l
-                                      WHERE l.priority = level AND l.agent_id = n.agent_id
-                                        AND l.person >= n.person AND l.person <= n.person
-                                      ORDER BY l.person, l.sequence LIMIT 2000) l
-                               LEFT JOIN LATERAL (
-                                   SELECT t.id FROM runtime.tasks t
-                                    WHERE t.id = l.task_id AND n.places IS NULL AND l.session_id IS NULL
-                                      AND t.status = 'pending' AND t.agent_id IS NOT DISTINCT FROM n.agent_id  -- no index
-                                      AND (SELECT count(*) FROM runtime.claims c WHERE c.task_id = t.id) = 0
-                                    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) free ON TRUE
-                              WHERE l.has_turn AND (free.id IS NOT NULL OR n.places IS NOT NULL OR l.session_id IS NOT NULL)
-                              LIMIT least(n.places, wanted / cardinality(line_agents)
-                                          + (n.place <= wanted % cardinality(line_agents))::integer)) next) c;
-            END IF;
+            SELECT array_agg(c.task_id), array_agg(c.agent_id), array_agg(c.session_id), array_agg(c.version),
+                   bool_and(c.held IS NOT NULL), bool_or(c.held IS NULL)
+              INTO ids, owners, sessions, versions, locked, limited
+              FROM (SELECT next.task_id, n.agent_id, next.session_id, n.version, next.held
+                      FROM unnest(line_agents, line_persons, line_versions, line_places)
+                           WITH ORDINALITY AS n (agent_id, person, version, places, place)
+                     CROSS JOIN LATERAL (
+                         SELECT l.task_id, l.session_id, free.id AS held
+                           FROM (SELECT * FROM runtime.lines l
+                                  WHERE l.priority = level AND l.agent_id = n.agent_id
+                                    AND l.person >= n.person AND l.person <= n.person
+                                  ORDER BY l.person, l.sequence LIMIT 2000) l
+                           LEFT JOIN LATERAL (
+                               SELECT t.id FROM runtime.tasks t
+                                WHERE t.id = l.task_id AND n.places IS NULL AND l.session_id IS NULL
+                                  AND t.status = 'pending' AND t.agent_id IS NOT DISTINCT FROM n.agent_id  -- no index
+                                  AND (SELECT count(*) FROM runtime.claims c WHERE c.task_id = t.id) = 0
+                                LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) free ON TRUE
+                          WHERE l.has_turn AND (free.id IS NOT NULL OR n.places IS NOT NULL OR l.session_id IS NOT NULL)
+                          LIMIT least(n.places, wanted / cardinality(line_agents)
+                                      + (n.place <= wanted % cardinality(line_agents))::integer)) next) c;
         END IF;
         fitting := CASE WHEN limited THEN runtime.within_caps(ids, owners, sessions) ELSE ids END;
         IF NOT locked THEN
@@ -286,15 +267,12 @@ BEGIN
               FROM started s ORDER BY s.sequence;
             GET DIAGNOSTICS taken = ROW_COUNT;
         END IF;
-        EXIT WHEN only_session IS NOT NULL OR is_alone;
+        EXIT WHEN only_session IS NOT NULL;
 
         IF line_agents IS NOT NULL THEN
-            -- Where all of them together gave less than one's share, each has given all it had.
-            is_fertile := is_fertile OR taken > 0 AND cardinality(ids) >= wanted / cardinality(line_agents);
             ends := 1 + (wanted - 1) % cardinality(line_agents);
             latest := line_agents[ends];
-            turns := CASE WHEN length(turns::text) > 10000 THEN '{}' ELSE turns END  -- of very many only the latest
-                     || jsonb_build_object(level::text, latest);
+            turns := turns || jsonb_build_object(level::text, latest);
             IF NOT is_plain THEN
                 turns := turns || (
                     SELECT jsonb_object_agg(level || ' ' || n.agent_id, n.person ORDER BY n.place <= ends, n.place)
@@ -302,20 +280,23 @@ BEGIN
             END IF;
         END IF;
         wanted := wanted - taken;
+        gained := gained + taken;
         -- Round once more if that may bring anything, and else on to the next priority.
         IF is_round THEN
-            IF is_fertile THEN
+            IF gained > 0 THEN
                 begun := latest;
                 past_end := FALSE;
-                is_fertile := FALSE;
+                gained := 0;
             ELSE
+                EXIT WHEN level = -2147483648;
                 begun := NULL;
-                level := (SELECT q.priority FROM runtime.queue q WHERE q.run_at IS NULL AND q.priority < level
-                           ORDER BY q.priority DESC, q.agent_id, q.person, q.sequence LIMIT 1);
-                EXIT WHEN level IS NULL;
+                level := level - 1;
             END IF;
         END IF;
     END LOOP;
+    IF length(turns::text) > 10000 THEN  -- of very many only the latest
+        turns := jsonb_build_object(level::text, latest);
+    END IF;
     PERFORM set_config('cirkelline.turns', turns::text, FALSE);
 END
 $$;

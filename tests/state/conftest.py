@@ -48,6 +48,9 @@ def database_url(shared_database: psycopg.Connection) -> str:
             ]
         )
     )
+    # pgvector's graph goes on leading through rows that were deleted, and may lead past the few that are written next.
+    if shared_database.execute("SELECT pg_relation_size('ai.idx_vectors_embedding') > 16384").fetchone() == (True,):
+        shared_database.execute("REINDEX INDEX ai.idx_vectors_embedding")
     info = shared_database.info
     login = f"{info.user}:{info.password}" if info.password else info.user
     if info.host.startswith("/"):

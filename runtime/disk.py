@@ -29,7 +29,7 @@ class DiskGuard:
     is_low: bool = False
 
     async def look(self) -> bool:
-        """Look again, and say what has changed; return whether there is room again."""
+        """Look again, and say what has changed; return whether anything has."""
         if not self.least:
             return False
         path, free = await asyncio.to_thread(_tightest, self.folders)
@@ -40,7 +40,7 @@ class DiskGuard:
             )
         elif before and not self.is_low:
             log.info("worker.disk_enough", free_mb=free)
-        return before and not self.is_low
+        return before != self.is_low
 
 
 def guard(settings: Settings) -> DiskGuard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
 import structlog
@@ -42,6 +42,29 @@ async def until_answered(action: Callable[[], Awaitable[Result]], what: str) -> 
             log.warning("database.away", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
         await asyncio.sleep(pause)
     raise AssertionError  # the pauses never end
+
+
+async def unless_stopped(action: Callable[[], Awaitable[Result]], what: str, stopping: asyncio.Event) -> Result | None:
+    """Return what the database answers a worker, asked again until it does; None when that was stopped meanwhile."""
+    waits = pauses()
+    while not stopping.is_set():
+        try:
+            return await action()
+        except QueryError as error:
+            pause = next(waits)
+            log.warning("worker.stuck", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
+            await wait_briefly(stopping, pause)
+    return None
+
+
+@contextlib.asynccontextmanager
+async def on_the_way_out(seconds: float) -> AsyncGenerator[None]:
+    """Try something for so long: where the server is away, the lapsing lease says the same a little later."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except (QueryError, TimeoutError) as error:
+        log.warning("worker.left_without_a_word", error=first_line(error))
 
 
 async def wait_briefly(event: asyncio.Event, seconds: float) -> None:

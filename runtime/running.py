@@ -192,8 +192,12 @@ class Runner:
         return due is not None
 
     async def _give_back(self, run: Run, reason: str) -> None:
-        run.ended = True
         self.registry.hold_back(run.claim.agent_id, reason)
+        await self.decline(run, reason)
+
+    async def decline(self, run: Run, reason: str) -> None:
+        """Give a claimed task back unfinished, with the reason."""
+        run.ended = True
         log.warning("task.released", reason=reason)
 
         async def release() -> int:

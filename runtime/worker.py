@@ -7,10 +7,10 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -22,19 +22,18 @@ from cirkelline.runtime import background, disk, ending, patience, running, sche
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
-from cirkelline.runtime.patience import first_line, until_answered, wait_briefly
+from cirkelline.runtime.patience import first_line, on_the_way_out, until_answered, wait_briefly
 from cirkelline.runtime.registry import Registry
 from cirkelline.runtime.running import LAST_WRITES, Run, Runner
+from cirkelline.runtime.waiting import Waiting
 from cirkelline.state import claims, routing, upkeep, wakeups, workers
 from cirkelline.state.claims import Claim, Finished
-from cirkelline.state.connection import Conn, Database, DatabaseUnavailable, QueryError
+from cirkelline.state.connection import Conn, Database, QueryError
 from cirkelline.state.transactions import ToolConnections
 from cirkelline.state.upkeep import Seen
 from cirkelline.state.workers import Beat
 from cirkelline.tools.execution import Executor
 from cirkelline.tools.library import Embedders
-
-_CHANNELS: Final = (wakeups.TASKS, wakeups.AGENTS, wakeups.CANCEL)
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +79,7 @@ class Worker:
             db, registry, model_pool, executor, self._finishing, self._connections, self._holding, embedders
         )
         self._runs: set[Run] = set()
-        self._waiting = False
+        self._waiting = Waiting()
         self._unsure = False
         self._unrouted = True
         self._seen = Seen()
@@ -147,7 +146,10 @@ class Worker:
                 await self._say_waiting(waiting=False)
                 await self._wake.wait()
             elif await self._say_waiting(waiting=True):  # said already, and claimed once more since
+                await self._offer()
                 await wait_briefly(self._wake, self._poll())
+                if not self._wake.is_set():
+                    self._waiting.doubt()
         await self._let_finish()
 
     def stop(self) -> None:
@@ -196,11 +198,7 @@ class Worker:
                     self._start(claim, probe=key)
 
     async def _took_probe(self, key: str) -> bool:
-        async def take() -> bool:
-            async with self._db.connection() as conn:
-                return await self._holding.take_probe(conn, self.id, key)
-
-        return await self._asked(take, "take a probe") is True
+        return await self._say(lambda conn: self._holding.take_probe(conn, self.id, key), "take a probe") is True
 
     async def _claim_for(self, free: int) -> list[Claim]:
         """Claim for the free slots; those that are kept for conversations take nothing else."""
@@ -256,18 +254,23 @@ class Worker:
     async def _give_back_unknown(self, conn: Conn) -> None:
         """Give back what is claimed for this worker without its knowledge: the answer to a claim was lost."""
         if self._unsure:
+            held = await claims.held(conn, self.id)
             known = {run.claim.id for run in self._runs}
-            unknown = [task_id for task_id in await claims.held(conn, self.id) if task_id not in known]
+            unknown = [task_id for task_id in held if task_id not in known]
             if unknown:
                 log.warning("tasks.unknown_given_back", tasks=len(unknown))
+                self._waiting.given_back(unknown)
                 await claims.release(conn, self.id, unknown, reason="the answer to its claim was lost")
 
-    def _start(self, claim: Claim, *, probe: str | None = None) -> None:
+    def _start(self, claim: Claim, *, probe: str | None = None, declined: str | None = None) -> None:
         run = Run(claim, self.id, probe=probe)
         log.info("task.claimed", agent=self._registry.name(claim.agent_id), task_id=claim.id, attempt=claim.attempt)
         lost = [each for each in self._runs if each.fence == run.fence]
         self._runs.add(run)
-        work = self._run_again(run, lost) if lost else self._runner.run(run)
+        if declined is not None:
+            work = self._runner.decline(run, declined)
+        else:
+            work = self._run_again(run, lost) if lost else self._runner.run(run)
         run.task = asyncio.create_task(work, name=f"task-{claim.id}")
         run.task.add_done_callback(lambda task: self._over(run, task))
 
@@ -285,16 +288,43 @@ class Worker:
 
     async def _say_waiting(self, *, waiting: bool) -> bool:
         """Tell submitters whether to notify us; return whether they knew."""
-        if self._waiting == waiting or not self._listens:
+        if self._waiting.is_said == waiting or not self._listens:
             return True
+        await self._say(lambda conn: self._waiting.say(conn, self.id, waiting=waiting), "say that it waits")
+        return False
 
-        async def say() -> bool:
+    @property
+    def _welcome(self) -> tuple[UUID, ...]:
+        """The agents whose tasks may be handed to us: none, where more is to be weighed than whether there is a place."""
+        weighs = self._drain or self._session is not None or self._for_turns or self._disk.is_low or not self._listens
+        return () if weighs or self._stopping.is_set() or self.running >= self.slots else tuple(self._eager)
+
+    async def _offer(self) -> None:
+        """Let whoever submits next hand the task to us."""
+        agents = self._welcome
+        if self._waiting.stands(agents):
+            return
+        if await self._say(lambda conn: self._waiting.offer(conn, self.id, agents), "offer a place") is False:
+            self._unsure = True
+            self._wake.set()
+
+    async def _say(self, word: Callable[[Conn], Awaitable[Result]], what: str) -> Result | None:
+        async def say() -> Result:
             async with self._claiming, self._db.connection() as conn:
-                await workers.set_waiting(conn, self.id, waiting=waiting)
-            self._waiting = waiting
-            return False
+                return await word(conn)
 
-        return await self._asked(say, "say that it waits") is not False
+        return await self._asked(say, what)
+
+    def _take(self, payload: str) -> None:
+        """Start what was handed to us, or give it back."""
+        handed = self._waiting.handed(payload)
+        if handed is None:
+            self._unsure = True
+        elif handed[0] == self.id:  # what an id has that was declared dead is taken over
+            claim = handed[1]
+            welcome = claim.agent_id in self._welcome
+            self._start(claim, declined=None if welcome else "its worker has no place any more")
+        self._wake.set()  # behind the run, which is to begin before this worker looks what else there is
 
     async def _nothing_left(self) -> bool:
         async def outstanding() -> int:
@@ -304,20 +334,11 @@ class Worker:
         return await self._asked(outstanding, "count what is left") == 0
 
     async def _asked(self, action: Callable[[], Awaitable[Result]], what: str) -> Result | None:
-        """Return what the database answers, asked again until it does; None when the worker was stopped meanwhile."""
-        pauses = patience.pauses()
-        while not self._stopping.is_set():
-            try:
-                return await action()
-            except QueryError as error:
-                pause = next(pauses)
-                log.warning("worker.stuck", waiting_to=what, error=first_line(error), seconds=round(pause, 1))
-                await wait_briefly(self._stopping, pause)
-        return None
+        return await patience.unless_stopped(action, what, self._stopping)
 
     async def _let_finish(self) -> None:
         self._stopping.set()
-        async with self._briefly(), self._db.connection() as conn:
+        async with on_the_way_out(LAST_WRITES), self._db.connection() as conn:
             await workers.drain(conn, self.id)
         if self._runs:
             log.info("worker.draining", tasks=len(self._runs), seconds=self._settings.grace)
@@ -348,18 +369,9 @@ class Worker:
             )
 
     async def _leave(self) -> None:
-        async with self._briefly(), self._db.connection() as conn:
+        async with on_the_way_out(LAST_WRITES), self._db.connection() as conn:
             await workers.deregister(conn, self.id)
         log.info("worker.left", worker=self.id)
-
-    @contextlib.asynccontextmanager
-    async def _briefly(self) -> AsyncGenerator[None]:
-        """Try, on the way out: where the server is away, the lapsing lease says the same a little later."""
-        try:
-            async with asyncio.timeout(LAST_WRITES):
-                yield
-        except (QueryError, TimeoutError) as error:
-            log.warning("worker.left_without_a_word", error=first_line(error))
 
     def _heard_beat(self, worker: UUID, beat: Beat) -> None:
         if worker != self.id:
@@ -379,7 +391,8 @@ class Worker:
             if run.task is not None:
                 run.task.cancel()
         async with self._claiming:
-            self.id, self._waiting = uuid4(), False
+            self.id = uuid4()
+            self._waiting.begin_anew()
             await until_answered(lambda: self._register(instead_of=old), "register anew")
         if self._heartbeat is not None:
             self._heartbeat.beat_for(self.id)
@@ -393,22 +406,19 @@ class Worker:
                 run.cancel.set()
 
     async def _listen(self) -> None:
-        pauses = patience.pauses()
-        while True:
-            try:
-                async with wakeups.listening(self._db.url, _CHANNELS) as listening:
-                    self._changed.set()  # what was told while nobody listened
-                    self._wake.set()
-                    pauses = patience.pauses()
-                    while True:
-                        self._heard(await listening.wait(60.0))
-            except (DatabaseUnavailable, QueryError) as error:
-                log.warning("worker.deaf", error=first_line(error), instead="it polls")
-            await asyncio.sleep(next(pauses))
+        async for notices in self._waiting.listen(self._db.url):
+            if not notices:  # what was told while nobody listened
+                self._unsure = True
+                self._changed.set()
+                self._wake.set()
+            self._heard(notices)
+            await asyncio.sleep(0)  # what this has begun goes first
 
     def _heard(self, notices: Sequence[tuple[str, str]]) -> None:
         for channel, payload in notices:
-            if channel == wakeups.TASKS:
+            if channel == "":
+                self._take(payload)
+            elif channel == wakeups.TASKS:
                 self._unrouted = self._unrouted or payload == wakeups.ROUTE
                 self._wake.set()
             elif channel == wakeups.AGENTS:

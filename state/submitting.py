@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg.pq import TransactionStatus
+
 from cirkelline.configs.errors import CirkellineError, UsageError
 from cirkelline.state import jsonb
 from cirkelline.state.connection import Conn
@@ -105,12 +107,14 @@ def _check(task: NewTask) -> None:
         raise SubmissionRefused("give the time a task runs at or how long it waits, not both")
 
 
+# A worker that waits may be handed the task (docs/decisions/027-handed-over.md), unless more is to be done before the commit.
 SUBMIT: Final = """
 INSERT INTO runtime.tasks (id, agent_id, task_type, payload, session_id, user_id, priority, run_at, capabilities)
-VALUES (coalesce(%(id)s::uuid, gen_random_uuid()), %(agent_id)s::uuid, %(task_type)s::text, %(payload)s::jsonb,
-        %(session_id)s::uuid, %(user_id)s::uuid, %(priority)s::integer,
-        coalesce(%(run_at)s::timestamptz, clock_timestamp() + make_interval(secs => %(delay)s::double precision)),
-        %(capabilities)s::text[])
+SELECT coalesce(%(id)s::uuid, gen_random_uuid()), %(agent_id)s::uuid, %(task_type)s::text, %(payload)s::jsonb,
+       %(session_id)s::uuid, %(user_id)s::uuid, %(priority)s::integer,
+       coalesce(%(run_at)s::timestamptz, clock_timestamp() + make_interval(secs => %(delay)s::double precision)),
+       %(capabilities)s::text[]
+  FROM set_config('cirkelline.hand_over', %(hand_over)s::text, TRUE)
 RETURNING id
 """
 
@@ -119,7 +123,9 @@ async def submit(conn: Conn, task: NewTask) -> Entered:
     """Put one task in line. Raises: TaskTypeRefused, SubmissionRefused, KeyTaken."""
     if task.key is not None:
         return await _submit_once(conn, task)
-    row = await (await conn.execute(SUBMIT, task.columns(), prepare=True)).fetchone()
+    is_whole = conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE
+    given = {**task.columns(), "hand_over": "on" if is_whole else "off"}
+    row = await (await conn.execute(SUBMIT, given, prepare=True)).fetchone()
     if row is None:  # a rule or a trigger of somebody else swallowed the row
         raise CirkellineError(_NO_ROW)
     return Entered(UUID(str(row[0])), new=True)

@@ -39,18 +39,18 @@ def shared_database(server_url: str, template: str) -> Iterator[psycopg.Connecti
 def database_url(shared_database: psycopg.Connection) -> str:
     """A migrated database without a row in it."""
     tables = [sql.Identifier(*each) for each in shared_database.execute(TABLES).fetchall()]
+    # pgvector's graph goes on leading through rows that were deleted, and may lead past the few that are written next.
+    grown = shared_database.execute("SELECT pg_relation_size('ai.idx_vectors_embedding') > 16384").fetchone() == (True,)
     shared_database.execute(
         sql.SQL("; ").join(
             [
                 sql.SQL("SET session_replication_role = replica"),  # no triggers, and no order of keys to keep
+                sql.SQL("TRUNCATE ai.cirkelline_knowledge_vectors" if grown else "SELECT"),
                 *(sql.SQL("DELETE FROM {}").format(each) for each in tables),
                 sql.SQL("RESET session_replication_role"),
             ]
         )
     )
-    # pgvector's graph goes on leading through rows that were deleted, and may lead past the few that are written next.
-    if shared_database.execute("SELECT pg_relation_size('ai.idx_vectors_embedding') > 16384").fetchone() == (True,):
-        shared_database.execute("REINDEX INDEX ai.idx_vectors_embedding")
     info = shared_database.info
     login = f"{info.user}:{info.password}" if info.password else info.user
     if info.host.startswith("/"):

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cirkelline.state import agents, claims, connection, journal, parking, tasks
+from cirkelline.state import agents, claims, connection, journal, offers, parking, tasks
 from cirkelline.state.claims import Claim
 from cirkelline.state.journal import Fence, Step, Written
 from cirkelline.state.parking import Decided, Verdict
@@ -62,6 +62,14 @@ class Model:
     tasks: list[Task] = field(default_factory=list)
     workers: list[UUID] = field(default_factory=list)
     stale: list[tuple[UUID, Claim]] = field(default_factory=list)
+    offers: dict[UUID, set[int]] = field(default_factory=dict)
+
+    def takers(self, agent: int) -> set[UUID]:
+        """The workers that may be handed a task of this agent, were one submitted now."""
+        its = self.agents[agent]
+        if its.paused or its.cap is not None or any(task.status == "pending" for task in self.tasks):
+            return set()
+        return {worker for worker, agents in self.offers.items() if agent in agents}
 
     def running(self, agent: int | None = None) -> list[Task]:
         return [task for task in self.tasks if task.status == "running" and agent in {None, task.agent}]
@@ -128,7 +136,7 @@ class Dispatch(RuleBasedStateMachine):
 
     @initialize(caps=st.lists(st.none() | st.integers(0, 2), min_size=1, max_size=3))
     def begin(self, caps: list[int | None]) -> None:
-        for table in ("tasks", "agent_states", "agents", "agent_heads", "claims", "workers", "definitions"):
+        for table in ("tasks", "agent_states", "agents", "agent_heads", "claims", "workers", "offers", "definitions"):
             self.rows_deleted(table)
         for number, cap in enumerate(caps):
             self.model.agents.append(Agent(self.run(scene.agent(self.conn, f"a{number}", cap=cap)), cap))
@@ -147,6 +155,32 @@ class Dispatch(RuleBasedStateMachine):
         insert = "INSERT INTO runtime.tasks (agent_id, priority) VALUES (%s, %s) RETURNING id, sequence"
         ((identity, place),) = self.rows(insert, self.model.agents[agent].id, priority)
         self.model.tasks.append(Task(identity, agent, priority, place))
+
+    @rule(data=st.data(), agents=st.sets(st.integers(0, 2)))
+    def offer(self, data: st.DataObject, agents: set[int]) -> None:
+        owner, agents = self.worker(data), agents & set(range(len(self.model.agents)))
+        listed = [self.model.agents[number].id for number in agents]
+        stood = self.run(offers.make(self.conn, owner, "cirkelline_own", listed))
+        assert stood is (owner in self.model.offers)
+        self.model.offers.pop(owner, None)
+        if agents:
+            self.model.offers[owner] = agents
+
+    @rule(data=st.data())
+    def submit_to_be_handed_over(self, data: st.DataObject) -> None:
+        agent = data.draw(st.integers(0, len(self.model.agents) - 1))
+        takers, its = self.model.takers(agent), self.model.agents[agent].id
+        identity = self.run(tasks.submit(self.conn, agent_id=its, payload=None))
+        ((place, status, holder),) = self.rows(
+            "SELECT sequence, status, worker FROM runtime.tasks WHERE id = %s", identity
+        )
+        task = Task(identity, agent, 0, place)
+        if takers:
+            assert (status, holder in takers) == ("running", True)
+            del self.model.offers[holder]
+            task.status, task.holder, task.attempt = "running", holder, 1
+            task.claim = Claim(identity, its, "task", None, None, None, 1, 1)
+        self.model.tasks.append(task)
 
     @rule(data=st.data(), slots=st.integers(0, 4))
     def claim(self, data: st.DataObject, slots: int) -> None:
@@ -271,6 +305,7 @@ class Dispatch(RuleBasedStateMachine):
                 self.model.given_back(task)
         self.run(scene.time_passes(self.conn))
         self.model.workers.remove(dead)
+        self.model.offers.pop(dead, None)
         if not self.model.workers:
             self.join()
 
@@ -307,6 +342,11 @@ class Dispatch(RuleBasedStateMachine):
     def every_task_is_where_the_model_has_it(self) -> None:
         found = dict(self.rows("SELECT id, status FROM runtime.tasks"))
         assert found == {task.id: task.status for task in self.model.tasks}
+
+    @invariant()
+    def what_the_living_offer_stands(self) -> None:
+        found = "SELECT worker FROM runtime.offers WHERE worker IN (SELECT id FROM runtime.workers)"
+        assert sorted(self.rows(found)) == sorted(self.model.offers)
 
     @invariant()
     def exactly_what_is_pending_is_in_line(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 from uuid import UUID
@@ -25,64 +26,82 @@ class Waiting:
 
     def __init__(self) -> None:
         self.is_said = False
+        self.handed: deque[tuple[UUID, Claim]] = deque()
         self._channel = offers.own_channel()
         self._hears = False
         self._offered: tuple[UUID, ...] = ()
         self._doubted = False
         self._given_back: set[UUID] = set()
+        self._untold: set[UUID] = set()  # of these, what nobody has told of, though this worker listened
+        self._missed = True  # it may have been told what it did not hear, as it did not listen
 
     def begin_anew(self) -> None:
         """Nothing has been said under the worker's new id."""
-        self.is_said, self._offered = False, ()
+        self.is_said, self._offered, self._doubted = False, (), False
 
-    async def say(self, conn: Conn, worker: UUID, *, waiting: bool) -> None:
-        """Tell submitters whether to notify this worker; one that does not wait offers nothing."""
+    async def say(self, conn: Conn, worker: UUID, *, waiting: bool) -> bool:
+        """Tell submitters whether to notify this worker; one that does not wait offers nothing. Returns what `offer` does."""
         await workers.set_waiting(conn, worker, waiting=waiting)
         self.is_said = waiting
-        if not waiting and self._offered:
-            await self.offer(conn, worker, ())
+        return waiting or not self._offered or await self.offer(conn, worker, ())
 
     def stands(self, agents: tuple[UUID, ...]) -> bool:
         """Whether just this is offered already, as far as anybody knows."""
         return not self._doubted and self._offered == (agents if self._hears else ())
 
     def doubt(self) -> None:
-        """Believe no longer that the offer stands: for long nobody has said a word."""
+        """Believe no longer that the offer stands, as for long nobody has said a word.
+
+        Nor that this worker hears at all, where it has been handed tasks and not been told of them to this moment.
+        """
         self._doubted = bool(self._offered)
+        if self._untold:
+            log.warning("worker.not_told", tasks=len(self._untold), instead="it takes tasks from the line alone")
+            self._hears = False
+            self._untold.clear()
 
     async def offer(self, conn: Conn, worker: UUID, agents: tuple[UUID, ...]) -> bool:
-        """Offer to take a task of one of these agents; False when the last offer was taken and nobody has told of it."""
+        """Offer to take a task of one of these agents; False when the last offer may have been taken without a word."""
         offered = agents if self._hears else ()
         stood = await offers.make(conn, worker, self._channel, offered)
         told = stood or not self._offered
-        if not told and self._doubted and self._hears:
-            log.warning("worker.not_told", channel="LISTEN", instead="it takes tasks from the line alone")
-            self._hears = False
         self._offered, self._doubted = offered, False
         return told
 
-    def given_back(self, tasks: Sequence[UUID]) -> None:
-        """These will not be run here, whoever hands them over."""
+    def give_back(self, tasks: Sequence[UUID]) -> None:
+        """These, which this worker holds and does not know of, will not be run here, whoever tells of them."""
         self._given_back.update(tasks)
+        if not self._missed:
+            self._untold.update(tasks)
+        self._missed = False
 
-    def handed(self, payload: str) -> tuple[UUID, Claim] | None:
-        """Return what this worker was handed, and under which of its ids; None for what it has given back since."""
+    def excuse(self) -> None:
+        """What it holds unknown to itself may be what it has asked for, or was told while it did not listen."""
+        self._missed = True
+
+    def hear(self, payload: str) -> bool:
+        """Put what this worker was handed under one of its ids into `handed`; False for what is no task, or given back."""
         self._offered = ()
         found = offers.handed(payload)
-        return None if found is None or found[1].id in self._given_back else found
+        if found is None or found[1].id in self._given_back:
+            self._untold -= {found[1].id} if found else set()
+            return False
+        self.handed.append(found)
+        return True
 
     async def listen(self, url: str) -> AsyncGenerator[list[tuple[str, str]]]:
-        """Yield what is told on the workers' channels and, as `""`, on this worker's own; nothing when it begins to listen again."""
+        """Yield what is told on the workers' channels and, as `""`, on this worker's own; `[]` each time it begins to listen."""
         pauses = patience.pauses()
         while True:
             try:
                 async with wakeups.listening(url, (self._channel, *_CHANNELS)) as listening:
-                    self._hears, self._offered = True, ()
+                    self._hears, self._doubted = True, bool(self._offered)
+                    self.excuse()
                     pauses = patience.pauses()
                     yield []
                     while True:
-                        notices = await listening.wait(60.0)
-                        yield [("" if name == self._channel else name, payload) for name, payload in notices]
+                        if notices := await listening.wait(60.0):
+                            yield [("" if name == self._channel else name, payload) for name, payload in notices]
             except (DatabaseUnavailable, QueryError) as error:
                 log.warning("worker.deaf", error=first_line(error), instead="it polls")
             self._hears = False

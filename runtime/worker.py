@@ -19,6 +19,7 @@ import cirkelline
 from cirkelline.agents.models import ModelPool
 from cirkelline.configs.settings import Settings
 from cirkelline.runtime import background, disk, ending, patience, running, schedules, taking_over
+from cirkelline.runtime.claiming import Claiming
 from cirkelline.runtime.finishing import Finishing
 from cirkelline.runtime.heartbeat import BEATS_PER_LEASE, Heartbeat
 from cirkelline.runtime.holding import Holding, key_of
@@ -80,10 +81,10 @@ class Worker:
         )
         self._runs: set[Run] = set()
         self._waiting = Waiting()
-        self._unsure = False
+        self._asks = False
         self._unrouted = True
         self._seen = Seen()
-        self._claiming = asyncio.Lock()
+        self._claiming = Claiming(db, self._waiting, self._known)
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._refresh_at = 0.0
@@ -94,6 +95,9 @@ class Worker:
         self._stack = contextlib.AsyncExitStack()
         self._background: list[asyncio.Task[None]] = []
         self._reborn: asyncio.Task[None] | None = None
+
+    def _known(self) -> set[UUID]:
+        return {run.claim.id for run in self._runs} | {claim.id for _, claim in self._waiting.handed}
 
     @property
     def running(self) -> int:
@@ -132,17 +136,20 @@ class Worker:
         log.info("worker.ready", worker=self.id, slots=self.slots)
         while not self._stopping.is_set():
             self._wake.clear()
+            if self._claiming.unsure:
+                await self._say(lambda conn: self._claiming.give_back_unknown(conn, self.id), "look what it holds")
             free = self.slots - self.running
+            self._asks = True
             claimed = await self._claim_for(free)
-            for claim in claimed:
-                self._start(claim)
-            if len(claimed) < free and self._holding.due:
+            if len(claimed) < free:
                 await self._probe()
+            self._asks = False
+            self._begin_handed()
             if self._unrouted and await self._route():
                 continue
             if self._drain and not self._runs and not await self._route() and await self._nothing_left():
                 break
-            if len(claimed) == free:  # we are full
+            if len(claimed) == free or self.running >= self.slots:  # we are full
                 await self._say_waiting(waiting=False)
                 await self._wake.wait()
             elif await self._say_waiting(waiting=True):  # said already, and claimed once more since
@@ -179,26 +186,18 @@ class Worker:
         if self._session is not None or self._disk.is_low:
             return False
 
-        async def route() -> int:
-            async with self._db.connection() as conn:
-                return await routing.route(conn, self._eager, most=self.slots)
-
-        return bool(await self._asked(route, "route tasks"))
+        route = partial(routing.route, agents=self._eager, most=self.slots)
+        return bool(await self._say(route, "route tasks"))
 
     async def _probe(self) -> None:
         """Let one task try each held model whose time has come, unless another worker does."""
         for key in self._holding.due:
             served = ((agent, self._registry.model(agent)) for agent in self._registry.servable)
             agents = [agent for agent, model in served if model is not None and key_of(model) == key]
-            if agents and await self._took_probe(key):
-                claimed = await self._claim(1, agents)
-                if not claimed:
-                    await self._holding.gave_nothing(self.id, key)
-                for claim in claimed:
-                    self._start(claim, probe=key)
-
-    async def _took_probe(self, key: str) -> bool:
-        return await self._say(lambda conn: self._holding.take_probe(conn, self.id, key), "take a probe") is True
+            take = partial(self._holding.take_probe, worker=self.id, key=key)
+            took = bool(agents) and await self._say(take, "take a probe")
+            if took and not await self._claim(1, agents, probe=key):
+                await self._holding.gave_nothing(self.id, key)
 
     async def _claim_for(self, free: int) -> list[Claim]:
         """Claim for the free slots; those that are kept for conversations take nothing else."""
@@ -209,58 +208,47 @@ class Worker:
         rest = min(free - len(turns), self.slots - self._for_turns - others)
         return turns + await self._claim(max(rest, 0), self._eager)
 
-    async def _claim(self, free: int, agents: Sequence[UUID], *, turns: bool = False) -> list[Claim]:
+    async def _claim(
+        self, free: int, agents: Sequence[UUID], *, turns: bool = False, probe: str | None = None
+    ) -> list[Claim]:
         if not free or not agents or self._disk.is_low:
             return []
 
-        async def claim() -> tuple[UUID, list[Claim]]:
-            async with self._claiming, self._db.connection() as conn:
-                owner = self.id
-                await self._give_back_unknown(conn)
-                # Until there is an answer: the server may have claimed for us, and only the answer was lost.
-                self._unsure = True
-                if turns:
-                    claimed = await claims.claim_turns(conn, owner, agents, slots=free)
-                else:
-                    claimed = await claims.claim(conn, owner, agents, slots=free, session=self._session)
-                self._unsure = False
-                return owner, claimed
+        async def claim() -> list[Claim]:
+            async with self._claiming.connection() as conn:
+                await self._claiming.give_back_unknown(conn, self.id)
+                with self._claiming.answered():
+                    if turns:
+                        claimed = await claims.claim_turns(conn, self.id, agents, slots=free)
+                    else:
+                        claimed = await claims.claim(conn, self.id, agents, slots=free, session=self._session)
+                for each in claimed:  # before anybody else looks what we know
+                    self._start(each, probe=probe)
+                return claimed
 
-        owner, claimed = await self._asked(claim, "claim tasks") or (self.id, [])
-        return claimed if owner == self.id else []  # declared dead meanwhile: they have been given back with the old id
+        return await self._asked(claim, "claim tasks") or []
 
     async def _turn(self, owner: UUID, runs: Sequence[str]) -> list[Finished]:
         """Write ended runs and claim as many tasks in their place, in one round trip and one commit."""
         limit = self._settings.state_limit
-        async with self._claiming, self._db.connection() as conn:
+        async with self._claiming.connection() as conn:
             agents = self._eager
             # Kept slots, a full disk and a probe are weighed where claiming is all there is to do.
             elsewhere = self._for_turns or self._disk.is_low or self._holding.due
             if owner != self.id or self._stopping.is_set() or elsewhere or not agents:
                 return await claims.finish(conn, owner, runs, state_limit=limit)
-            await self._give_back_unknown(conn)
-            self._unsure = True
-            turned = await claims.finish_and_claim(
-                conn, owner, runs, agents, slots=len(runs), state_limit=limit, session=self._session
-            )
-            self._unsure = False
-        written = {finished.id for finished in turned.finished}
-        for run in self._runs:
-            run.written = run.written or run.claim.id in written
-        for claim in turned.claimed:
-            self._start(claim)
-        return turned.finished
-
-    async def _give_back_unknown(self, conn: Conn) -> None:
-        """Give back what is claimed for this worker without its knowledge: the answer to a claim was lost."""
-        if self._unsure:
-            held = await claims.held(conn, self.id)
-            known = {run.claim.id for run in self._runs}
-            unknown = [task_id for task_id in held if task_id not in known]
-            if unknown:
-                log.warning("tasks.unknown_given_back", tasks=len(unknown))
-                self._waiting.given_back(unknown)
-                await claims.release(conn, self.id, unknown, reason="the answer to its claim was lost")
+            await self._claiming.give_back_unknown(conn, self.id)
+            room = min(len(runs), self.slots - self.running + len(runs))
+            with self._claiming.answered():
+                turned = await claims.finish_and_claim(
+                    conn, owner, runs, agents, slots=room, state_limit=limit, session=self._session
+                )
+            written = {finished.id for finished in turned.finished}
+            for run in self._runs:
+                run.written = run.written or run.claim.id in written
+            for claim in turned.claimed:
+                self._start(claim)
+            return turned.finished
 
     def _start(self, claim: Claim, *, probe: str | None = None, declined: str | None = None) -> None:
         run = Run(claim, self.id, probe=probe)
@@ -290,7 +278,9 @@ class Worker:
         """Tell submitters whether to notify us; return whether they knew."""
         if self._waiting.is_said == waiting or not self._listens:
             return True
-        await self._say(lambda conn: self._waiting.say(conn, self.id, waiting=waiting), "say that it waits")
+        self._believe(
+            await self._say(lambda conn: self._waiting.say(conn, self.id, waiting=waiting), "say that it waits")
+        )
         return False
 
     @property
@@ -304,27 +294,35 @@ class Worker:
         agents = self._welcome
         if self._waiting.stands(agents):
             return
-        if await self._say(lambda conn: self._waiting.offer(conn, self.id, agents), "offer a place") is False:
-            self._unsure = True
+        self._believe(await self._say(lambda conn: self._waiting.offer(conn, self.id, agents), "offer a place"))
+
+    def _believe(self, told: bool | None) -> None:
+        """Look what we hold, where we may not have been told of it."""
+        if told is False:
+            self._claiming.unsure = True
             self._wake.set()
 
     async def _say(self, word: Callable[[Conn], Awaitable[Result]], what: str) -> Result | None:
         async def say() -> Result:
-            async with self._claiming, self._db.connection() as conn:
+            async with self._claiming.connection() as conn:
                 return await word(conn)
 
         return await self._asked(say, what)
 
     def _take(self, payload: str) -> None:
-        """Start what was handed to us, or give it back."""
-        handed = self._waiting.handed(payload)
-        if handed is None:
-            self._unsure = True
-        elif handed[0] == self.id:  # what an id has that was declared dead is taken over
-            claim = handed[1]
-            welcome = claim.agent_id in self._welcome
-            self._start(claim, declined=None if welcome else "its worker has no place any more")
+        """Start what was handed to us, or give it back; while we claim, once it is clear what else we have."""
+        if not self._waiting.hear(payload):
+            self._claiming.unsure = True
+        if not self._asks:
+            self._begin_handed()
         self._wake.set()  # behind the run, which is to begin before this worker looks what else there is
+
+    def _begin_handed(self) -> None:
+        while self._waiting.handed:
+            owner, claim = self._waiting.handed.popleft()
+            if owner == self.id:  # what an id has that was declared dead is taken over
+                welcome = claim.agent_id in self._welcome
+                self._start(claim, declined=None if welcome else "its worker has no place any more")
 
     async def _nothing_left(self) -> bool:
         async def outstanding() -> int:
@@ -338,8 +336,9 @@ class Worker:
 
     async def _let_finish(self) -> None:
         self._stopping.set()
-        async with on_the_way_out(LAST_WRITES), self._db.connection() as conn:
+        async with on_the_way_out(LAST_WRITES), self._claiming.connection() as conn:
             await workers.drain(conn, self.id)
+            await self._claiming.give_back_unknown(conn, self.id)
         if self._runs:
             log.info("worker.draining", tasks=len(self._runs), seconds=self._settings.grace)
         over = asyncio.create_task(self._all_over())
@@ -385,12 +384,12 @@ class Worker:
 
     async def _start_anew(self, old: UUID) -> None:
         """Go on under a new id: this one was declared dead, and its tasks are in line again or with others."""
-        lost = {run for run in self._runs if run.owner == old and not run.ended}
-        log.warning("worker.declared_dead", worker=old, tasks=len(lost))
-        for run in lost:
-            if run.task is not None:
-                run.task.cancel()
-        async with self._claiming:
+        async with self._claiming.alone():
+            lost = {run for run in self._runs if run.owner == old and not run.ended}
+            log.warning("worker.declared_dead", worker=old, tasks=len(lost))
+            for run in lost:
+                if run.task is not None:
+                    run.task.cancel()
             self.id = uuid4()
             self._waiting.begin_anew()
             await until_answered(lambda: self._register(instead_of=old), "register anew")
@@ -406,13 +405,14 @@ class Worker:
                 run.cancel.set()
 
     async def _listen(self) -> None:
-        async for notices in self._waiting.listen(self._db.url):
-            if not notices:  # what was told while nobody listened
-                self._unsure = True
-                self._changed.set()
-                self._wake.set()
-            self._heard(notices)
-            await asyncio.sleep(0)  # what this has begun goes first
+        async with contextlib.aclosing(self._waiting.listen(self._db.url)) as told:
+            async for notices in told:
+                if not notices:  # what was told while nobody listened
+                    self._claiming.unsure = True
+                    self._changed.set()
+                    self._wake.set()
+                self._heard(notices)
+                await asyncio.sleep(0)  # what this has begun goes first
 
     def _heard(self, notices: Sequence[tuple[str, str]]) -> None:
         for channel, payload in notices:

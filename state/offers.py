@@ -30,14 +30,15 @@ WITH old AS (
       FROM set_config('synchronous_commit', 'off', TRUE), runtime.workers w
      WHERE w.id = %(worker)s::uuid AND NOT w.draining AND cardinality(%(agents)b::uuid[]) > 0
 )
-SELECT count(*) FILTER (WHERE worker = %(worker)s::uuid) FROM old
+SELECT EXISTS (SELECT FROM old WHERE worker = %(worker)s::uuid)
+       OR NOT EXISTS (SELECT FROM runtime.workers w WHERE w.id = %(worker)s::uuid)
 """
 
 
 async def make(conn: Conn, worker: UUID, channel: str, agents: Sequence[UUID]) -> bool:
-    """Offer to take a task of one of these agents instead of what was offered before; whether that still stood.
+    """Offer to take a task of one of these agents instead of what was offered before; False when that did not stand any more.
 
-    No agents: offer nothing.
+    No agents: offer nothing. One who was declared dead offers nothing, and its offers were not taken but removed: True.
     """
     given = {"worker": worker, "channel": channel, "agents": list(agents)}
     row = await (await conn.execute(MAKE, given, prepare=True)).fetchone()

@@ -153,7 +153,7 @@ async def _submit_once(conn: Conn, task: NewTask) -> Entered:
     columns = task.columns()
     for _ in range(10):
         # Who loses a race waits here for the winner's transaction; the next statement then sees its task.
-        row = await (await conn.execute(SUBMIT_ONCE, columns)).fetchone()
+        row = await (await conn.execute(SUBMIT_ONCE, columns, prepare=True)).fetchone()
         if row is not None:
             return Entered(UUID(str(row[0])), new=True)
         found = await (await conn.execute(KEYED, columns)).fetchone()

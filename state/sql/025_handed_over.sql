@@ -27,6 +27,7 @@ BEGIN
          WHERE room.places IS NULL
            AND (SELECT q.task_id FROM runtime.queue q WHERE q.run_at IS NULL
                  ORDER BY q.priority DESC, q.agent_id, q.person, q.sequence LIMIT 1) IS NULL
+           AND (SELECT q.task_id FROM runtime.queue q WHERE q.run_at <= now() ORDER BY q.run_at LIMIT 1) IS NULL
     ), taken AS (
         DELETE FROM runtime.offers o USING fit WHERE o.id = (
             SELECT f.id FROM runtime.offers f
@@ -61,3 +62,26 @@ CREATE OR REPLACE TRIGGER "~hand_over" BEFORE INSERT ON runtime.tasks
         AND NEW.agent_id IS NOT NULL AND NEW.session_id IS NULL AND NEW.beside IS NULL AND NEW.key IS NULL
         AND NEW.adopted IS NOT TRUE AND (NEW.run_at IS NULL OR NEW.run_at <= clock_timestamp()))
     EXECUTE FUNCTION runtime.hand_over();
+
+-- As in 021, but for what has been handed over nothing is opened.
+CREATE OR REPLACE FUNCTION runtime.queue_added_tasks() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('cirkelline.hand_over', TRUE) = 'on'
+       AND NOT EXISTS (SELECT FROM added a WHERE a.status = 'pending') THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO runtime.queue (task_id, agent_id, session_id, priority, run_at, sequence, beside, person)
+    SELECT id, agent_id, session_id, coalesce(priority, 0), CASE WHEN run_at > clock_timestamp() THEN run_at END,
+           sequence, beside, runtime.whose(user_id, session_id)
+      FROM added
+     WHERE status = 'pending' AND agent_id IS NOT NULL AND adopted IS NOT TRUE
+        ON CONFLICT (task_id) DO UPDATE
+       SET agent_id = excluded.agent_id, session_id = excluded.session_id, priority = excluded.priority,
+           run_at = excluded.run_at, sequence = excluded.sequence, person = excluded.person;
+    IF FOUND THEN
+        PERFORM runtime.wake_workers();
+    END IF;
+    RETURN NULL;
+END
+$$;

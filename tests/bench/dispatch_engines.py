@@ -324,10 +324,10 @@ class Ours(Engine):
             yield own
 
 
-def ours(**options: Any) -> Ours:
+def ours(name: str = "cirkelline", **options: Any) -> Ours:
     """This engine, as the real functions of `cirkelline.state`."""
     program = Path(__file__).with_name("dispatch_worker.py")
-    return Ours("cirkelline", (sys.executable, str(program)), options)
+    return Ours(name, (sys.executable, str(program)), options)
 
 
 def peers_python() -> Path:

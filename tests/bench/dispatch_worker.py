@@ -13,9 +13,10 @@ import time
 from typing import Any
 from uuid import UUID, uuid4
 
-from cirkelline.state import agents, claims, tasks, workers
+from cirkelline.state import agents, claims, submitting, tasks, workers
 from cirkelline.state.claims import Claim, Finish
 from cirkelline.state.connection import Conn, Database
+from cirkelline.state.submitting import NewTask
 
 NOTE = "n" * 960
 LIMIT = 65536
@@ -86,14 +87,14 @@ async def only_agent(conn: Conn) -> UUID:
     return next(iter(await agents.runnable(conn)))
 
 
-async def submit(url: str, pauses: list[float], seconds: float) -> None:
-    """Submit a task after each of these pauses, saying in it when that was."""
+async def submit(url: str, pauses: list[float], seconds: float, *, keyed: bool) -> None:
+    """Submit a task after each of these pauses, saying in it when that was; `keyed` ones get in line (decision 027)."""
     async with Database.open(url, connections=1) as db, db.connection() as conn:
         agent = await only_agent(conn)
-        for pause in pauses:
+        for number, pause in enumerate(pauses):
             await asyncio.sleep(pause)
             given = {"input": {"at": time.monotonic()}, "seconds": seconds}
-            await tasks.submit(conn, agent_id=agent, payload=given)
+            await submitting.submit(conn, NewTask(agent_id=agent, payload=given, key=str(number) if keyed else None))
 
 
 async def enqueue(url: str, single: int, bulk: int) -> None:
@@ -115,7 +116,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     match given["do"]:
         case "submit":
-            asyncio.run(submit(given["url"], given["pauses"], given["seconds"]))
+            asyncio.run(submit(given["url"], given["pauses"], given["seconds"], keyed=given.get("keyed", False)))
         case "enqueue":
             asyncio.run(enqueue(given["url"], given["single"], given["bulk"]))
         case _:

@@ -37,7 +37,7 @@ async def test_nothing_is_claimed_below_the_limit_and_work_goes_on_above(
             for _ in range(3):
                 assert await worker._claim(4, worker._registry.servable) == []
                 await worker._disk.look()
-            assert await place.value("SELECT status FROM runtime.tasks WHERE id = %s", task_id) == "pending"
+            await place.becomes("pending", "SELECT status FROM runtime.tasks WHERE id = %s", task_id)
             await place.becomes(0, "SELECT count(*) FROM runtime.offers")
             full.megabytes = 1000
             (second,) = await place.ended(task_id)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from workplace import Workplace
+import asyncio
+from typing import Any
 
-from cirkelline.state import tasks, workers
+import pytest
+from structlog.testing import capture_logs
+from workplace import Workplace, until
+
+from cirkelline.state import claims, tasks
+from cirkelline.state.claims import Claim
 
 SAY = [{"text": "You said {{input}}."}]
 SLEEP = [{"text": "done", "delay": "60s"}]
@@ -13,6 +19,8 @@ NEVER_QUEUED = """
 CREATE FUNCTION runtime.refuse_line() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'in line'; END $$;
 CREATE TRIGGER refused BEFORE INSERT ON runtime.queue FOR EACH ROW EXECUTE FUNCTION runtime.refuse_line()
 """
+IS_LISTENING = "query LIKE 'LISTEN%%' AND datname = current_database()"
+LISTENING = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {IS_LISTENING}"
 # An offer that its worker does not know of, as one is that was made just before it had no place any more.
 OFFER_AGAIN = """
 INSERT INTO runtime.offers (worker, channel, agents)
@@ -58,21 +66,113 @@ async def test_a_full_worker_offers_nothing_and_gives_back_what_it_is_handed_all
         assert await place.value("SELECT count(*) FROM runtime.claims") == 1
 
 
-async def test_what_a_worker_was_never_told_of_is_in_line_again_soon_and_it_offers_nothing_more(
+NOWHERE = """
+CREATE FUNCTION runtime.mislead() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN NEW.channel := 'cirkelline_where_nobody_listens'; RETURN NEW; END $$;
+CREATE TRIGGER misled BEFORE INSERT ON runtime.offers FOR EACH ROW EXECUTE FUNCTION runtime.mislead()
+"""
+
+
+async def test_who_is_never_told_of_what_it_is_handed_gives_it_back_and_soon_offers_nothing_more(
     place: Workplace,
 ) -> None:
     await place.agent("parrot", SAY)
-    async with place.working():
+    await place.execute(NOWHERE)
+    with capture_logs() as logs:
+        async with place.working():
+            await place.becomes(1, OFFERS)
+            (task,) = await place.ended(await place.submit("parrot"))
+            assert (task.status, task.attempt, task.failures) == ("completed", 2, None)
+            await until(lambda: said(logs, "worker.not_told"), "that it is not told")
+            await place.becomes(0, OFFERS)
+            (task,) = await place.ended(await place.submit("parrot"))
+            assert (task.status, task.attempt) == ("completed", 1)
+            assert await place.value(OFFERS) == 0
+
+
+async def said(logs: list[Any], event: str) -> bool:
+    return any(line["event"] == event for line in logs)
+
+
+async def test_a_full_worker_gives_back_what_it_was_not_told_of_while_it_is_full(place: Workplace) -> None:
+    await place.agent("sleeper", SLEEP)
+    async with place.working(slots=1):
         await place.becomes(1, OFFERS)
         await place.execute("UPDATE runtime.offers SET channel = 'cirkelline_where_nobody_listens'")
-        (task,) = await place.ended(await place.submit("parrot"))
-        assert (task.status, task.attempt, task.failures) == ("completed", 2, None)
-        assert await place.value(OFFERS) == 0
-        (task,) = await place.ended(await place.submit("parrot"))
-        assert (task.status, task.attempt) == ("completed", 1)
+        untold = await place.submit("sleeper")
+        await place.execute(
+            'INSERT INTO runtime.tasks (agent_id, payload) SELECT id, \'{"input": "x"}\' FROM runtime.agents'
+        )
+        await place.becomes("pending", "SELECT status FROM runtime.tasks WHERE id = %s", untold)
+        assert await place.value("SELECT count(*) FROM runtime.tasks WHERE status = 'running'") == 1
 
 
-LISTENING = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND datname = current_database()"
+async def test_a_worker_that_hears_goes_on_offering_whatever_its_polls_meet(place: Workplace) -> None:
+    place.opened = place.opened_with(poll=0.05)
+    await place.agent("parrot", SAY)
+    with capture_logs() as logs:
+        async with place.working():
+            for _ in range(40):
+                await place.ended(await place.submit("parrot"))
+            await place.becomes(1, OFFERS)
+    assert not await said(logs, "worker.not_told")
+
+
+async def test_a_worker_that_was_declared_dead_offers_again_under_its_new_id(place: Workplace) -> None:
+    await place.agent("parrot", SAY)
+    async with place.working() as worker:
+        await place.becomes(1, OFFERS)
+        dead = worker.id
+        await place.execute("DELETE FROM runtime.workers")
+        await place.becomes(1, "SELECT count(*) FROM runtime.offers WHERE worker <> %s", dead)
+        (task,) = await place.ended(await place.submit("parrot"))
+    assert (task.status, task.attempt) == ("completed", 1)
+
+
+async def test_what_is_handed_over_while_a_claim_is_on_its_way_takes_no_slot_that_is_taken(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.agent("sleeper", SLEEP)
+    answered, go_on, claim = asyncio.Event(), asyncio.Event(), claims.claim
+
+    async def slowly(*given: Any, **more: Any) -> list[Claim]:
+        claimed = await claim(*given, **more)
+        if claimed:
+            answered.set()
+            await go_on.wait()
+        return claimed
+
+    monkeypatch.setattr(claims, "claim", slowly)
+    async with place.working(slots=1) as worker:
+        await place.becomes(1, OFFERS)
+        await place.execute("INSERT INTO runtime.tasks (agent_id, payload) SELECT id, '{}' FROM runtime.agents")
+        await answered.wait()
+        handed = await place.submit("sleeper")
+        assert (await place.task(handed)).status == "running"
+        go_on.set()
+        await place.becomes("pending", "SELECT status FROM runtime.tasks WHERE id = %s", handed)
+        assert worker.running == 1
+
+
+BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+async def test_what_was_missed_while_the_end_of_a_run_waited_is_not_forgotten(place: Workplace) -> None:
+    await place.agent("slow", [{"text": "done", "delay": "1s"}])
+    await place.agent("parrot", SAY)
+    async with place.working(slots=2), place.db.connection() as conn:
+        await place.becomes(1, OFFERS)
+        first = await place.submit("slow")
+        await place.running(first)
+        await place.becomes(1, OFFERS)
+        async with place.db.transaction() as other:
+            await other.execute("SELECT FROM runtime.tasks WHERE id = %s FOR UPDATE", [first])
+            await place.becomes(1, BLOCKED)
+            await conn.execute(LISTENING)
+            missed = await place.submit("parrot")
+            await place.becomes(1, f"SELECT count(*) FROM pg_stat_activity WHERE {IS_LISTENING}")
+        for task in await place.ended(first, missed):
+            assert task.status == "completed"
 
 
 async def test_what_was_handed_over_while_the_worker_did_not_listen_is_run_when_it_does_again(place: Workplace) -> None:
@@ -85,15 +185,6 @@ async def test_what_was_handed_over_while_the_worker_did_not_listen_is_run_when_
                 task_id = await tasks.submit(conn, agent_id=await place.agent_id("parrot"), payload={"input": "x"})
             (task,) = await place.ended(task_id)
             assert task.status == "completed"
-
-
-async def test_a_worker_that_is_asked_to_drain_is_handed_nothing(place: Workplace) -> None:
-    await place.agent("sleeper", SLEEP)
-    async with place.working() as worker:
-        await place.becomes(1, OFFERS)
-        async with place.db.connection() as conn:
-            await workers.drain(conn, worker.id)
-        assert (await place.task(await place.submit("sleeper"))).status == "pending"
 
 
 async def test_who_does_not_listen_or_serves_one_session_or_only_drains_offers_nothing(place: Workplace) -> None:

@@ -105,6 +105,10 @@ class Workplace:
         self.settings = Settings(database_url=db.url, home=folder / "home", **chosen)
         self.opened = Opened(self.settings, db, db.url, embedded=False, fresh=False)
 
+    def opened_with(self, **settings: Any) -> Opened:
+        """Return the place as it would have been opened with these settings."""
+        return Opened(self.settings.model_copy(update=settings), self.db, self.db.url, embedded=False, fresh=False)
+
     # Agents ------------------------------------------------------------------------------------------------------
 
     def tool(self, module: str, text: str) -> None:

@@ -98,7 +98,13 @@ async def behind_a_task_of_another(conn: Conn) -> UUID:
     return await scene.agent(conn)
 
 
-@pytest.mark.parametrize("of", [capped, paused, behind_a_task_of_another])
+async def behind_a_task_that_is_due_by_now(conn: Conn) -> UUID:
+    (task,) = await scene.submit(conn, await scene.agent(conn, "other"))
+    await conn.execute("UPDATE runtime.queue SET run_at = now() - interval '1 s' WHERE task_id = %s", [task])
+    return await scene.agent(conn)
+
+
+@pytest.mark.parametrize("of", [capped, paused, behind_a_task_of_another, behind_a_task_that_is_due_by_now])
 async def test_what_a_claim_has_to_weigh_gets_in_line(conn: Conn, of: Any) -> None:
     agent = await of(conn)
     owner = await offered(conn, agent)

@@ -56,11 +56,12 @@ class Claiming:
         if not self.unsure:
             return
         self.unsure = False  # before looking: what is missed from now on may not be seen
+        told = self._waiting.look()
         with self.answered():
             held = await claims.held(conn, worker)
             known = self._known()
             unknown = [task_id for task_id in held if task_id not in known]
-            self._waiting.give_back(unknown)
+            self._waiting.give_back(unknown, told=told)
             if unknown:
                 log.warning("tasks.unknown_given_back", tasks=len(unknown))
                 await claims.release(conn, worker, unknown, reason="its worker had not heard of it")

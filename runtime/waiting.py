@@ -31,6 +31,7 @@ class Waiting:
         self._hears = False
         self._offered: tuple[UUID, ...] = ()
         self._doubted = False
+        self._since = 0.0  # when it was offered, by the loop's clock
         self._given_back: set[UUID] = set()
         self._untold: set[UUID] = set()  # of these, what nobody has told of, though this worker listened
         self._missed = True  # it may have been told what it did not hear, as it did not listen
@@ -43,19 +44,20 @@ class Waiting:
         """Tell submitters whether to notify this worker; one that does not wait offers nothing. Returns what `offer` does."""
         await workers.set_waiting(conn, worker, waiting=waiting)
         self.is_said = waiting
-        return waiting or not self._offered or await self.offer(conn, worker, ())
+        return waiting or await self.offer(conn, worker, ())
 
     def stands(self, agents: tuple[UUID, ...]) -> bool:
         """Whether just this is offered already, as far as anybody knows."""
         return not self._doubted and self._offered == (agents if self._hears else ())
 
-    def doubt(self) -> None:
-        """Believe no longer that the offer stands, as for long nobody has said a word.
+    def doubt(self, *, after: float, silent: bool) -> None:
+        """Believe no longer that an offer stands that is older than so many seconds, or about which all has been silent.
 
-        Nor that this worker hears at all, where it has been handed tasks and not been told of them to this moment.
+        In silence nor that this worker hears at all, where it has been handed a task and never been told.
         """
-        self._doubted = bool(self._offered)
-        if self._untold:
+        old = asyncio.get_running_loop().time() - self._since > after
+        self._doubted = self._doubted or (bool(self._offered) and (silent or old))
+        if silent and self._untold:
             log.warning("worker.not_told", tasks=len(self._untold), instead="it takes tasks from the line alone")
             self._hears = False
             self._untold.clear()
@@ -65,15 +67,19 @@ class Waiting:
         offered = agents if self._hears else ()
         stood = await offers.make(conn, worker, self._channel, offered)
         told = stood or not self._offered
-        self._offered, self._doubted = offered, False
+        self._offered, self._doubted, self._since = offered, False, asyncio.get_running_loop().time()
         return told
 
-    def give_back(self, tasks: Sequence[UUID]) -> None:
+    def look(self) -> bool:
+        """Whether this worker ought to have been told of all it holds by now, when it begins to look."""
+        told, self._missed = self._hears and not self._missed, False
+        return told
+
+    def give_back(self, tasks: Sequence[UUID], *, told: bool) -> None:
         """These, which this worker holds and does not know of, will not be run here, whoever tells of them."""
         self._given_back.update(tasks)
-        if not self._missed:
+        if told:
             self._untold.update(tasks)
-        self._missed = False
 
     def excuse(self) -> None:
         """What it holds unknown to itself may be what it has asked for, or was told while it did not listen."""
@@ -96,6 +102,7 @@ class Waiting:
             try:
                 async with wakeups.listening(url, (self._channel, *_CHANNELS)) as listening:
                     self._hears, self._doubted = True, bool(self._offered)
+                    self._untold.clear()
                     self.excuse()
                     pauses = patience.pauses()
                     yield []

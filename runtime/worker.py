@@ -9,7 +9,6 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
 
@@ -81,8 +80,7 @@ class Worker:
         )
         self._runs: set[Run] = set()
         self._waiting = Waiting()
-        self._asks = False
-        self._unrouted = True
+        self._asks, self._unrouted = False, True
         self._seen = Seen()
         self._claiming = Claiming(db, self._waiting, self._known)
         self._wake = asyncio.Event()
@@ -122,9 +120,7 @@ class Worker:
         self._background = [asyncio.create_task(job, name=f"worker-{name}") for name, job in self._jobs().items()]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.stop()
         await running.end([*self._runs])
         await ending.end([*self._background, *([self._reborn] if self._reborn else [])])
@@ -139,12 +135,9 @@ class Worker:
             if self._claiming.unsure:
                 await self._say(lambda conn: self._claiming.give_back_unknown(conn, self.id), "look what it holds")
             free = self.slots - self.running
-            self._asks = True
             claimed = await self._claim_for(free)
             if len(claimed) < free:
                 await self._probe()
-            self._asks = False
-            self._begin_handed()
             if self._unrouted and await self._route():
                 continue
             if self._drain and not self._runs and not await self._route() and await self._nothing_left():
@@ -155,8 +148,7 @@ class Worker:
             elif await self._say_waiting(waiting=True):  # said already, and claimed once more since
                 await self._offer()
                 await wait_briefly(self._wake, self._poll())
-                if not self._wake.is_set():
-                    self._waiting.doubt()
+                self._waiting.doubt(after=self._settings.poll, silent=not self._wake.is_set())
         await self._let_finish()
 
     def stop(self) -> None:
@@ -187,17 +179,18 @@ class Worker:
             return False
 
         route = partial(routing.route, agents=self._eager, most=self.slots)
-        return bool(await self._say(route, "route tasks"))
+        return bool(await self._say(route, "route tasks", alone=False))
 
     async def _probe(self) -> None:
         """Let one task try each held model whose time has come, unless another worker does."""
         for key in self._holding.due:
             served = ((agent, self._registry.model(agent)) for agent in self._registry.servable)
             agents = [agent for agent, model in served if model is not None and key_of(model) == key]
-            take = partial(self._holding.take_probe, worker=self.id, key=key)
-            took = bool(agents) and await self._say(take, "take a probe")
-            if took and not await self._claim(1, agents, probe=key):
+            if agents and await self._took_probe(key) and not await self._claim(1, agents, probe=key):
                 await self._holding.gave_nothing(self.id, key)
+
+    async def _took_probe(self, key: str) -> bool:
+        return await self._say(lambda conn: self._holding.take_probe(conn, self.id, key), "take a probe") is True
 
     async def _claim_for(self, free: int) -> list[Claim]:
         """Claim for the free slots; those that are kept for conversations take nothing else."""
@@ -211,20 +204,27 @@ class Worker:
     async def _claim(
         self, free: int, agents: Sequence[UUID], *, turns: bool = False, probe: str | None = None
     ) -> list[Claim]:
-        if not free or not agents or self._disk.is_low:
+        if free <= 0 or not agents or self._disk.is_low:
             return []
 
         async def claim() -> list[Claim]:
             async with self._claiming.connection() as conn:
                 await self._claiming.give_back_unknown(conn, self.id)
-                with self._claiming.answered():
-                    if turns:
-                        claimed = await claims.claim_turns(conn, self.id, agents, slots=free)
-                    else:
-                        claimed = await claims.claim(conn, self.id, agents, slots=free, session=self._session)
-                for each in claimed:  # before anybody else looks what we know
-                    self._start(each, probe=probe)
-                return claimed
+                if (room := min(free, self.slots - self.running)) <= 0:
+                    return []
+                try:
+                    self._asks = True  # what is handed to us meanwhile waits for the answer
+                    with self._claiming.answered():
+                        if turns:
+                            claimed = await claims.claim_turns(conn, self.id, agents, slots=room)
+                        else:
+                            claimed = await claims.claim(conn, self.id, agents, slots=room, session=self._session)
+                    for each in claimed:  # before anybody else looks what we know
+                        self._start(each, probe=probe)
+                    return claimed
+                finally:
+                    self._asks = False
+                    self._begin_handed()
 
         return await self._asked(claim, "claim tasks") or []
 
@@ -302,9 +302,9 @@ class Worker:
             self._claiming.unsure = True
             self._wake.set()
 
-    async def _say(self, word: Callable[[Conn], Awaitable[Result]], what: str) -> Result | None:
+    async def _say(self, word: Callable[[Conn], Awaitable[Result]], what: str, *, alone: bool = True) -> Result | None:
         async def say() -> Result:
-            async with self._claiming.connection() as conn:
+            async with self._claiming.connection() if alone else self._db.connection() as conn:
                 return await word(conn)
 
         return await self._asked(say, what)
@@ -325,19 +325,18 @@ class Worker:
                 self._start(claim, declined=None if welcome else "its worker has no place any more")
 
     async def _nothing_left(self) -> bool:
-        async def outstanding() -> int:
-            async with self._db.connection() as conn:
-                return await claims.outstanding(conn, self._registry.servable)
-
-        return await self._asked(outstanding, "count what is left") == 0
+        outstanding = partial(claims.outstanding, agents=self._registry.servable)
+        return await self._say(outstanding, "count what is left", alone=False) == 0
 
     async def _asked(self, action: Callable[[], Awaitable[Result]], what: str) -> Result | None:
         return await patience.unless_stopped(action, what, self._stopping)
 
     async def _let_finish(self) -> None:
         self._stopping.set()
-        async with on_the_way_out(LAST_WRITES), self._claiming.connection() as conn:
+        async with on_the_way_out(LAST_WRITES), self._db.connection() as conn:
             await workers.drain(conn, self.id)
+        self._claiming.unsure = True  # nobody will look again
+        async with on_the_way_out(LAST_WRITES), self._claiming.connection() as conn:
             await self._claiming.give_back_unknown(conn, self.id)
         if self._runs:
             log.info("worker.draining", tasks=len(self._runs), seconds=self._settings.grace)
@@ -382,14 +381,17 @@ class Worker:
             self.stop()
         self._cancel(beat.to_cancel)
 
+    def _lose(self, owner: UUID) -> int:
+        lost = [run.task for run in self._runs if run.owner == owner and not run.ended and run.task is not None]
+        for task in lost:
+            task.cancel()
+        return len(lost)
+
     async def _start_anew(self, old: UUID) -> None:
         """Go on under a new id: this one was declared dead, and its tasks are in line again or with others."""
+        log.warning("worker.declared_dead", worker=old, tasks=self._lose(old))
         async with self._claiming.alone():
-            lost = {run for run in self._runs if run.owner == old and not run.ended}
-            log.warning("worker.declared_dead", worker=old, tasks=len(lost))
-            for run in lost:
-                if run.task is not None:
-                    run.task.cancel()
+            self._lose(old)  # and what was on its way
             self.id = uuid4()
             self._waiting.begin_anew()
             await until_answered(lambda: self._register(instead_of=old), "register anew")

@@ -157,6 +157,23 @@ async def test_what_is_handed_over_while_a_claim_is_on_its_way_takes_no_slot_tha
 BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
+async def test_while_the_end_of_a_run_waits_what_is_handed_over_begins_at_once(place: Workplace) -> None:
+    await place.agent("slow", [{"text": "done", "delay": "1s"}])
+    await place.agent("parrot", SAY)
+    async with place.working(slots=2):
+        await place.becomes(1, OFFERS)
+        first = await place.submit("slow")
+        await place.running(first)
+        await place.becomes(1, OFFERS)
+        async with place.db.transaction() as other:
+            await other.execute("SELECT FROM runtime.tasks WHERE id = %s FOR UPDATE", [first])
+            await place.becomes(1, BLOCKED)
+            with capture_logs() as logs:
+                handed = await place.submit("parrot")
+                await until(lambda: said(logs, "task.started"), "its begin")
+        await place.ended(first, handed)
+
+
 async def test_what_was_missed_while_the_end_of_a_run_waited_is_not_forgotten(place: Workplace) -> None:
     await place.agent("slow", [{"text": "done", "delay": "1s"}])
     await place.agent("parrot", SAY)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 from structlog.testing import capture_logs
 from workplace import Workplace, until
 
-from cirkelline.state import claims, tasks
+from cirkelline.state import claims, tasks, wakeups
 from cirkelline.state.claims import Claim
 
 SAY = [{"text": "You said {{input}}."}]
@@ -157,17 +160,24 @@ async def test_what_is_handed_over_while_a_claim_is_on_its_way_takes_no_slot_tha
 BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
-async def test_while_the_end_of_a_run_waits_what_is_handed_over_begins_at_once(place: Workplace) -> None:
+@asynccontextmanager
+async def an_end_that_waits(place: Workplace) -> AsyncGenerator[UUID]:
+    """A task whose run is over, on a worker that offers a place and cannot write it until this is left."""
     await place.agent("slow", [{"text": "done", "delay": "1s"}])
     await place.agent("parrot", SAY)
+    await place.becomes(1, OFFERS)
+    task_id = await place.submit("slow")
+    await place.running(task_id)
+    await place.becomes(1, OFFERS)
+    async with place.db.transaction() as other:
+        await other.execute("SELECT FROM runtime.tasks WHERE id = %s FOR UPDATE", [task_id])
+        await place.becomes(1, BLOCKED)
+        yield task_id
+
+
+async def test_while_the_end_of_a_run_waits_what_is_handed_over_begins_at_once(place: Workplace) -> None:
     async with place.working(slots=2):
-        await place.becomes(1, OFFERS)
-        first = await place.submit("slow")
-        await place.running(first)
-        await place.becomes(1, OFFERS)
-        async with place.db.transaction() as other:
-            await other.execute("SELECT FROM runtime.tasks WHERE id = %s FOR UPDATE", [first])
-            await place.becomes(1, BLOCKED)
+        async with an_end_that_waits(place) as first:
             with capture_logs() as logs:
                 handed = await place.submit("parrot")
                 await until(lambda: said(logs, "task.started"), "its begin")
@@ -175,16 +185,8 @@ async def test_while_the_end_of_a_run_waits_what_is_handed_over_begins_at_once(p
 
 
 async def test_what_was_missed_while_the_end_of_a_run_waited_is_not_forgotten(place: Workplace) -> None:
-    await place.agent("slow", [{"text": "done", "delay": "1s"}])
-    await place.agent("parrot", SAY)
     async with place.working(slots=2), place.db.connection() as conn:
-        await place.becomes(1, OFFERS)
-        first = await place.submit("slow")
-        await place.running(first)
-        await place.becomes(1, OFFERS)
-        async with place.db.transaction() as other:
-            await other.execute("SELECT FROM runtime.tasks WHERE id = %s FOR UPDATE", [first])
-            await place.becomes(1, BLOCKED)
+        async with an_end_that_waits(place) as first:
             await conn.execute(LISTENING)
             missed = await place.submit("parrot")
             await place.becomes(1, f"SELECT count(*) FROM pg_stat_activity WHERE {IS_LISTENING}")
@@ -204,11 +206,53 @@ async def test_what_was_handed_over_while_the_worker_did_not_listen_is_run_when_
             assert task.status == "completed"
 
 
-async def test_who_does_not_listen_or_serves_one_session_or_only_drains_offers_nothing(place: Workplace) -> None:
+NO_OFFERS = """
+CREATE FUNCTION runtime.refuse_offers() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'an offer'; END $$;
+CREATE TRIGGER refused BEFORE INSERT ON runtime.offers FOR EACH ROW EXECUTE FUNCTION runtime.refuse_offers()
+"""
+
+
+async def test_who_does_not_listen_or_serves_one_session_never_offers_anything(place: Workplace) -> None:
     await place.agent("parrot", SAY)
-    session, _ = await place.session("parrot")
-    for options in ({"listen": False}, {"session": session}):
-        async with place.working(**options):
-            await place.becomes(1, "SELECT count(*) FROM runtime.workers")
-            await place.ended(await place.submit("parrot")) if "listen" in options else None
-            assert await place.value(OFFERS) == 0
+    await place.execute(NO_OFFERS)
+    session, user = await place.session("parrot")
+    with capture_logs() as logs:
+        async with place.working(listen=False):
+            for _ in range(2):
+                await place.ended(await place.submit("parrot"))
+        async with place.working(session=session):
+            for _ in range(2):
+                await place.becomes(True, "SELECT waiting FROM runtime.workers")
+                await place.ended(await place.turn(session, user, "hello"))
+        assert not await said(logs, "worker.stuck")
+        async with place.working():  # and who offers is refused here
+            await until(lambda: said(logs, "worker.stuck"), "a refusal")
+
+
+async def test_who_could_not_listen_for_a_while_does_not_take_itself_for_deaf(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.agent("parrot", SAY)
+    may_listen, listening = asyncio.Event(), wakeups.listening
+    may_listen.set()
+
+    @asynccontextmanager
+    async def at_times(*given: Any) -> AsyncGenerator[Any]:
+        await may_listen.wait()
+        async with listening(*given) as heard:
+            yield heard
+
+    monkeypatch.setattr(wakeups, "listening", at_times)
+    with capture_logs() as logs:
+        async with place.working(), place.db.connection() as conn:
+            await place.becomes(1, OFFERS)
+            may_listen.clear()
+            await conn.execute(LISTENING)
+            (task,) = await place.ended(await tasks.submit(conn, agent_id=await place.agent_id("parrot"), payload={}))
+            assert task.status == "completed"
+            may_listen.set()
+            for _ in range(3):  # each poll at which nothing was said makes the offer anew
+                await place.becomes(1, OFFERS)
+                offer = await place.value("SELECT id FROM runtime.offers")
+                await place.becomes(1, "SELECT count(*) FROM runtime.offers WHERE id <> %s", offer)
+    assert not await said(logs, "worker.not_told")

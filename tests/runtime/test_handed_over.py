@@ -53,14 +53,25 @@ async def test_a_handed_task_is_cancelled_like_any_other(place: Workplace) -> No
     assert task.status == "cancelled"
 
 
+# Notes each time offers are taken back by workers of whom none waits.
+NOTED = """
+CREATE TABLE runtime.taken_back ();
+CREATE FUNCTION runtime.note_taking_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO runtime.taken_back SELECT WHERE NOT EXISTS (SELECT FROM runtime.workers WHERE waiting); RETURN NULL;
+END $$;
+CREATE TRIGGER noted AFTER DELETE ON runtime.offers FOR EACH STATEMENT EXECUTE FUNCTION runtime.note_taking_back()
+"""
+
+
 async def test_a_full_worker_offers_nothing_and_gives_back_what_it_is_handed_all_the_same(place: Workplace) -> None:
     await place.agent("sleeper", SLEEP)
     async with place.working(slots=1):
         await place.becomes(1, OFFERS)
         channel = await place.value("SELECT channel FROM runtime.offers")
+        await place.execute(NOTED)
         await place.running(await place.submit("sleeper"))
-        await place.becomes(0, OFFERS)
-        await place.becomes(False, "SELECT waiting FROM runtime.workers")
+        await place.becomes(1, "SELECT count(*) FROM runtime.taken_back")
+        assert await place.value(OFFERS) == 0
         await place.execute(OFFER_AGAIN, channel)
         second = await place.submit("sleeper")
         await place.becomes("pending", "SELECT status FROM runtime.tasks WHERE id = %s", second)
@@ -91,6 +102,25 @@ async def test_who_is_never_told_of_what_it_is_handed_gives_it_back_and_soon_off
             (task,) = await place.ended(await place.submit("parrot"))
             assert (task.status, task.attempt) == ("completed", 1)
             assert await place.value(OFFERS) == 0
+
+
+async def test_what_was_given_back_is_not_begun_when_the_worker_is_told_of_it_after_all(place: Workplace) -> None:
+    await place.agent("parrot", SAY)
+    with capture_logs() as logs:
+        async with place.working() as worker:
+            await place.becomes(1, OFFERS)
+            channel = await place.value("SELECT channel FROM runtime.offers")
+            await place.execute("UPDATE runtime.offers SET channel = 'cirkelline_where_nobody_listens'")
+            late = await place.submit("parrot")
+            await place.ended(late)
+            await place.execute(
+                "SELECT pg_notify(%s, json_build_object('id', id, 'worker', %s::uuid, 'agent_id', agent_id, 'task_type',"
+                " task_type, 'payload', payload::text, 'user_id', NULL, 'definition_version', 1)::text) FROM runtime.tasks",
+                channel,
+                worker.id,
+            )
+            await place.ended(await place.submit("parrot"))
+    assert [line["attempt"] for line in logs if line["event"] == "task.claimed" and line["task_id"] == late] == [2]
 
 
 async def said(logs: list[Any], event: str) -> bool:
